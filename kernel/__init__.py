@@ -1,0 +1,1 @@
+"""A pluggable transport microkernel: write a service once, serve it over any transport."""

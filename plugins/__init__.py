@@ -1,0 +1,1 @@
+"""The services that come with the kernel, registered by entry points like anybody else's."""

@@ -1,0 +1,105 @@
+"""Options that arrive as text (`?key=value`, flags, variables) become a plugin's typed `Options` dataclass here, and only here.
+
+A field's type does the checking; `Annotated[int, Meta(ge=1, description="...")]` adds bounds and help. Names carry their
+unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._seconds...` takes 500ms, 30s, 5m or 1h.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from kernel.errors import OptionError
+
+__all__ = ["Meta", "OptionField", "describe", "parse"]
+
+T = TypeVar("T")
+
+_SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", re.I)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
+    """Make the dataclass from text or typed values.
+
+    Args:
+        options_type: a dataclass whose fields all have defaults or must be given.
+        values: names and values; strings are converted to the field's type.
+        owner: who takes these options, for messages: `the transport tcp`.
+
+    Raises:
+        OptionError: an unknown name, a missing one, or a value that does not fit.
+    """
+    names = [f.name for f in dataclasses.fields(options_type)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise OptionError(unknown(name, names, owner))
+    units_read = {name: _read_unit(name, value) for name, value in values.items()}
+    try:
+        return msgspec.convert(units_read, options_type, strict=False)
+    except msgspec.ValidationError as error:
+        raise OptionError(f"{owner}: {_explain(str(error), values)}") from None
+
+
+def unknown(name: str, known: Iterable[str], owner: str) -> str:
+    """One line for a name that nobody knows, with what was probably meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1)
+    remedy = f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known)}" if known else "it takes none"
+    return f"{owner} has no option '{name}': {remedy}"
+
+
+def _read_unit(name: str, value: object) -> object:
+    if isinstance(value, str):
+        if "_bytes" in name and (size := _SIZE.fullmatch(value)):
+            return int(size[1]) * 1024 ** " kmg".index(size[2].lower() or " ")
+        if "_seconds" in name and (span := _TIME.fullmatch(value)):
+            return float(span[1]) * _SECONDS[span[2].lower()]
+    return value
+
+
+def _explain(message: str, values: Mapping[str, object]) -> str:
+    """msgspec says "Expected `int`, got `str` - at `$.backlog`"; a person needs the option's name and value first."""
+    what, _, where = message.partition(" - at `$.")
+    name = where.rstrip("`")
+    if name not in values:
+        return what[0].lower() + what[1:]
+    return f"option '{name}={values[name]}': {what[0].lower() + what[1:]}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OptionField:
+    """One option as `plugins info` shows it: its name, its type, default and bounds as text, its help."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(options_type: type) -> list[OptionField]:
+    """The options of a plugin, in the order of their definition."""
+    hints = typing.get_type_hints(options_type, include_extras=True)
+    return [_describe_field(f, hints[f.name]) for f in dataclasses.fields(options_type)]
+
+
+def _describe_field(field: dataclasses.Field[Any], hint: Any) -> OptionField:
+    metas = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Meta)]
+    plain = hint.__origin__ if metas else hint
+    if typing.get_origin(plain) is typing.Literal:
+        type_text = "|".join(str(value) for value in typing.get_args(plain))
+    else:
+        type_text = plain.__name__ if isinstance(plain, type) else str(plain).replace("typing.", "")
+    bounds = [f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None]
+    required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    default = "required" if required else str(field.default)
+    help_text = " ".join(m.description for m in metas if m.description)
+    return OptionField(field.name, " ".join([type_text, *bounds]), default, help_text)

@@ -1,0 +1,241 @@
+"""The session's interface: bytes or packets in, events out, buffers to send. No I/O, no clock, no asyncio.
+
+One session stands for one connection, whatever its protocol: KNL/1 with many channels (`stream`), a plain framing with
+exactly one channel (`plain`), or the datagram protocol (`datagram`). The link drives it and needs not know which:
+
+    events = session.received(data)         # or filled(n) after wanted(), messages(packets), received_eof(), tick(now)
+    ... session.send(stream, message) ...   # O(1): queues
+    for buffer in session.data_to_send(n): write(buffer)
+
+Invariants: events come in the order of their causes; `received` never raises for what a peer sent (a broken peer gives
+`Ended`, and what is still to be sent says why); after `Ended` every input is ignored; calls of our own side that cannot
+be (sending on a finished stream) raise `ChannelClosed` or `UsageError` and change nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from kernel.api import Buffer
+from kernel.errors import Code
+from kernel.limits import Limits
+
+
+class Stream:
+    """One channel as its session sees it. The link hangs its own object on `user`.
+
+    `outgoing` holds whole messages in order, `outgoing_bytes` their sum; `local_open` and `remote_open` tell the directions.
+    """
+
+    __slots__ = (
+        "__weakref__", "channel", "finishing", "incoming", "local_open", "outgoing", "outgoing_bytes", "pieces",
+        "receive_credit", "remote_open", "send_credit", "service", "unconsumed_bytes", "unsent", "user", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, channel: int, service: str, pieces: bool = False) -> None:
+        self.channel = channel
+        self.service = service
+        self.pieces = pieces
+        self.local_open = True
+        self.remote_open = True
+        self.finishing = False
+        self.outgoing: deque[Buffer] = deque()
+        self.outgoing_bytes = 0
+        self.send_credit = 0
+        self.receive_credit = 0
+        self.unconsumed_bytes = 0
+        self.incoming: Any = None
+        self.unsent: Any = None
+        self.waiting = False
+        self.user: Any = None
+
+
+@dataclass(slots=True)
+class Ready:
+    """The handshake is over; streams can be opened. `peer` holds what the peer said of itself."""
+
+    peer: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Opened:
+    """Server: the peer asks for `stream.service`; answer with `accept(stream)` or `refuse(stream, ...)`.
+    Client: the peer accepted the stream that we opened."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Messages:
+    """Whole messages of one stream, in order; `payload_bytes` is their sum, to be given back by `consumed`."""
+
+    stream: Stream
+    messages: list[bytes]
+    payload_bytes: int
+
+
+@dataclass(slots=True)
+class Piece:
+    """A part of a long message, on a stream that asked for pieces."""
+
+    stream: Stream
+    piece: bytes
+    message_bytes: int
+    last: bool
+
+
+@dataclass(slots=True)
+class Finished:
+    """The peer has sent its last message on the stream; ours may go on."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Closed:
+    """The stream is over in both directions: finished (`Code.OK`), reset by the peer, or refused."""
+
+    stream: Stream
+    code: Code
+    reason: str
+
+
+@dataclass(slots=True)
+class Writable:
+    """All that was queued on the stream has been handed out by `data_to_send`."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class GoingAway:
+    """The peer will take no new streams; those that it has go on."""
+
+    code: Code
+    reason: str
+
+
+@dataclass(slots=True)
+class Pong:
+    """The answer to our `ping`."""
+
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Ended:
+    """The session is over; send what is still to be sent, then close the connection.
+
+    `by_peer`: the peer said so or broke the protocol; `reason` is for people, in one line.
+    """
+
+    code: Code
+    reason: str
+    by_peer: bool
+
+
+Event = Ready | Opened | Messages | Piece | Finished | Closed | Writable | GoingAway | Pong | Ended
+
+
+class Session(ABC):
+    """What the link drives. See the module's text for the rules."""
+
+    __slots__ = ("__weakref__",)
+
+    limits: Limits
+
+    # --- from the peer -----------------------------------------------------------------------------------------
+
+    def wanted(self) -> memoryview | None:
+        """The rest of a large frame, to be received into straight; None: use a buffer of your own."""
+        return None
+
+    def filled(self, nbytes: int) -> list[Event]:
+        """`nbytes` were received into `wanted()`."""
+        raise AssertionError("filled() without wanted()")
+
+    @abstractmethod
+    def received(self, data: Buffer) -> list[Event]:
+        """Bytes of the stream arrived; `data` is lent until this returns."""
+
+    @abstractmethod
+    def messages(self, packets: list[bytes]) -> list[Event]:
+        """Whole messages (datagrams) arrived on a transport that preserves them."""
+
+    @abstractmethod
+    def received_eof(self) -> list[Event]:
+        """The peer will send no more bytes."""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """When `tick` must be called at the latest (the clock given to `tick`), or None."""
+
+    @abstractmethod
+    def tick(self, now: float) -> list[Event]:
+        """Time has passed: retransmit, probe a silent peer, give up on a vanished one."""
+
+    # --- from our side -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, service: str, *, pieces: bool = False) -> Stream:
+        """Client: ask for a service. Messages may be sent at once; `Opened` or `Closed` tells the answer."""
+
+    @abstractmethod
+    def accept(self, stream: Stream, *, pieces: bool = False) -> None:
+        """Server: serve a stream that was `Opened`."""
+
+    @abstractmethod
+    def refuse(self, stream: Stream, code: Code, reason: str) -> None:
+        """Server: turn the stream away, surely not processed."""
+
+    @abstractmethod
+    def send(self, stream: Stream, message: Buffer) -> None:
+        """Queue one message."""
+
+    @abstractmethod
+    def send_many(self, stream: Stream, messages: list[bytes]) -> None:
+        """Queue messages, in order; cheaper than one by one."""
+
+    @abstractmethod
+    def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
+        """Queue a part of one message whose whole length is `message_bytes`; no other message may come between."""
+
+    @abstractmethod
+    def consumed(self, stream: Stream, nbytes: int) -> None:
+        """The service is done with so many bytes: the peer may send as many more."""
+
+    @abstractmethod
+    def finish(self, stream: Stream) -> None:
+        """Half-close: no more messages after those that are queued."""
+
+    @abstractmethod
+    def reset(self, stream: Stream, code: Code, reason: str) -> None:
+        """End the stream in both directions now; what is queued is dropped."""
+
+    @abstractmethod
+    def ping(self, payload: bytes) -> None:
+        """Ask the peer for a `Pong`."""
+
+    @abstractmethod
+    def go_away(self, code: Code, reason: str) -> None:
+        """Take no new streams from now on, and tell the peer; those that are open go on."""
+
+    @abstractmethod
+    def close(self, code: Code, reason: str) -> None:
+        """End the session: the reason is queued, then nothing more."""
+
+    @abstractmethod
+    def data_to_send(self, bytes_max: int) -> list[Buffer]:
+        """Take what is due, control frames first, then streams in turn; about `bytes_max` at most.
+
+        The caller asks again when its own queue has room: what waits here can still be overtaken by a ping.
+        """
+
+    @property
+    @abstractmethod
+    def streams(self) -> list[Stream]:
+        """The streams that are not over."""

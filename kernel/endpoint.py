@@ -13,7 +13,9 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from kernel.errors import EndpointError
 
-_SHAPE = re.compile(r"(?P<schemes>[a-z][a-z0-9-]*(?:\+[a-z][a-z0-9-]*)*):(?://)?(?P<address>[^?]*)(?:\?(?P<query>.*))?", re.S)
+_SHAPE = re.compile(
+    r"(?P<schemes>[a-z][a-z0-9-]*(?:\+[a-z][a-z0-9-]*)*):(?://)?(?P<address>[^?]*)(?:\?(?P<query>.*))?", re.S
+)
 _EXAMPLES = "for example tcp://127.0.0.1:7000, udp://[::1]:7000 or unix:/run/user/1000/kernel.sock"
 
 
@@ -53,10 +55,16 @@ class Endpoint:
 
     def __str__(self) -> str:
         slashes = "" if self.scheme == "unix" else "//"
-        text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{quote(self.address, safe='/:@[]%~,;=+$!*()')}"
+        text = (
+            f"{'+'.join((*self.layers, self.scheme))}:{slashes}{quote(self.address, safe='/:@[]%~,;=+$!*()')}"
+        )
         if not self.options:
             return text
-        return text + "?" + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())
+        return (
+            text
+            + "?"
+            + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())
+        )
 
     def with_address(self, address: str) -> Endpoint:
         """The same endpoint at another address (the real port in place of 0)."""
@@ -74,7 +82,13 @@ class Endpoint:
         """
         host, colon, port = self.address.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and not bracketed):
+        if (
+            not colon
+            or not port.isascii()
+            or not port.isdigit()
+            or int(port) > 65535
+            or (":" in host and not bracketed)
+        ):
             raise EndpointError(
                 f"'{self}' needs host:port with a port from 0 to 65535, "
                 f"for example {self.scheme}://127.0.0.1:7000 or {self.scheme}://[::1]:7000"

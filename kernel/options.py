@@ -53,7 +53,13 @@ def unknown(name: str, known: Iterable[str], owner: str) -> str:
     """One line for a name that nobody knows, with what was probably meant."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
-    remedy = f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known)}" if known else "it takes none"
+    remedy = (
+        f"did you mean '{close[0]}'?"
+        if close
+        else f"it takes {', '.join(known)}"
+        if known
+        else "it takes none"
+    )
     return f"{owner} has no option '{name}': {remedy}"
 
 
@@ -98,7 +104,9 @@ def _describe_field(field: dataclasses.Field[Any], hint: Any) -> OptionField:
         type_text = "|".join(str(value) for value in typing.get_args(plain))
     else:
         type_text = plain.__name__ if isinstance(plain, type) else str(plain).replace("typing.", "")
-    bounds = [f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None]
+    bounds = [
+        f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None
+    ]
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = "required" if required else str(field.default)
     help_text = " ".join(m.description for m in metas if m.description)

@@ -3,9 +3,11 @@
 One session stands for one connection, whatever its protocol: KNL/1 with many channels (`stream`), a plain framing with
 exactly one channel (`plain`), or the datagram protocol (`datagram`). The link drives it and needs not know which:
 
+    events = session.started()              # once
     events = session.received(data)         # or filled(n) after wanted(), messages(packets), received_eof(), tick(now)
     ... session.send(stream, message) ...   # O(1): queues
-    for buffer in session.data_to_send(n): write(buffer)
+    write(session.data_to_send(n))
+    events = session.take_events()          # what our own calls brought about
 
 Invariants: events come in the order of their causes; `received` never raises for what a peer sent (a broken peer gives
 `Ended`, and what is still to be sent says why); after `Ended` every input is ignored; calls of our own side that cannot
@@ -25,32 +27,37 @@ from kernel.limits import Limits
 
 
 class Stream:
-    """One channel as its session sees it. The link hangs its own object on `user`.
+    """One channel as its session sees it: a place for what belongs to both, and nothing that acts.
 
-    `outgoing` holds whole messages in order, `outgoing_bytes` their sum; `local_open` and `remote_open` tell the directions.
+    Attributes:
+        channel: its number; 0 where a connection has one channel only.
+        service: the service's name.
+        pieces: messages longer than a frame are wanted piece by piece.
+        accepted: the side that was asked has said yes.
+        local_open, remote_open: our side, the peer's side may still send.
+        outgoing: whole messages that wait to be sent, in order; `outgoing_bytes` is the sum of their lengths.
+        held_bytes: cost of what was delivered and not yet `consumed`.
+        user: the link's own object.
+        state: the session's own object.
     """
 
     __slots__ = (
-        "__weakref__", "channel", "finishing", "incoming", "local_open", "outgoing", "outgoing_bytes", "pieces",
-        "receive_credit", "remote_open", "send_credit", "service", "unconsumed_bytes", "unsent", "user", "waiting",
+        "__weakref__", "accepted", "channel", "held_bytes", "local_open", "outgoing", "outgoing_bytes", "pieces",
+        "remote_open", "service", "state", "user",
     )  # fmt: skip
 
-    def __init__(self, channel: int, service: str, pieces: bool = False) -> None:
+    def __init__(self, channel: int, service: str, *, pieces: bool = False) -> None:
         self.channel = channel
         self.service = service
         self.pieces = pieces
+        self.accepted = False
         self.local_open = True
         self.remote_open = True
-        self.finishing = False
         self.outgoing: deque[Buffer] = deque()
         self.outgoing_bytes = 0
-        self.send_credit = 0
-        self.receive_credit = 0
-        self.unconsumed_bytes = 0
-        self.incoming: Any = None
-        self.unsent: Any = None
-        self.waiting = False
+        self.held_bytes = 0
         self.user: Any = None
+        self.state: Any = None
 
 
 @dataclass(slots=True)
@@ -61,30 +68,37 @@ class Ready:
 
 
 @dataclass(slots=True)
+class OpenRequested:
+    """The peer asks for `stream.service`: answer with `accept(stream)` or `refuse(stream, ...)` before anything else."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
 class Opened:
-    """Server: the peer asks for `stream.service`; answer with `accept(stream)` or `refuse(stream, ...)`.
-    Client: the peer accepted the stream that we opened."""
+    """The peer accepted the stream that we opened."""
 
     stream: Stream
 
 
 @dataclass(slots=True)
 class Messages:
-    """Whole messages of one stream, in order; `payload_bytes` is their sum, to be given back by `consumed`."""
+    """Whole messages of one stream, in order; `cost_bytes` is what to give back by `consumed`."""
 
     stream: Stream
     messages: list[bytes]
-    payload_bytes: int
+    cost_bytes: int
 
 
 @dataclass(slots=True)
 class Piece:
-    """A part of a long message, on a stream that asked for pieces."""
+    """A part of a long message, on a stream that asked for pieces; `cost_bytes` as in `Messages`."""
 
     stream: Stream
     piece: bytes
     message_bytes: int
     last: bool
+    cost_bytes: int
 
 
 @dataclass(slots=True)
@@ -137,7 +151,19 @@ class Ended:
     by_peer: bool
 
 
-Event = Ready | Opened | Messages | Piece | Finished | Closed | Writable | GoingAway | Pong | Ended
+Event = (
+    Ready
+    | OpenRequested
+    | Opened
+    | Messages
+    | Piece
+    | Finished
+    | Closed
+    | Writable
+    | GoingAway
+    | Pong
+    | Ended
+)
 
 
 class Session(ABC):
@@ -146,6 +172,24 @@ class Session(ABC):
     __slots__ = ("__weakref__",)
 
     limits: Limits
+
+    @abstractmethod
+    def started(self) -> list[Event]:
+        """The connection is there. Called once, before everything else."""
+
+    @abstractmethod
+    def take_events(self) -> list[Event]:
+        """What calls of our own side and `data_to_send` brought about (`Closed`, `Writable`, `Ended`), each once."""
+
+    @property
+    def wants_data(self) -> bool:
+        """Off: read no more from the connection for now. Only sessions without credit of their own need that."""
+        return True
+
+    @property
+    def write_finished(self) -> bool:
+        """On: nothing will be sent any more, and the peer is to see it (half-close of the connection)."""
+        return False
 
     # --- from the peer -----------------------------------------------------------------------------------------
 

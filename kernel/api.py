@@ -3,8 +3,8 @@
     transport --Connection--> kernel --Channel--> service
               <--Receiver----        <--Service--
 
-A *transport* makes connections: it binds or dials, and moves bytes (a stream) or whole messages (datagrams). A *service*
-talks with one peer over a channel: it gets messages and sends messages, and never learns which transport carries them.
+A *transport* makes connections: it binds or dials, and moves bytes (a stream) or whole messages (datagrams). A
+*service* talks with one peer over a channel: it gets and sends messages, and never learns which transport carries them.
 The kernel in between cuts streams into messages, keeps limits, identity, flow control and shutdown.
 
 Rules that hold for every method here:
@@ -191,7 +191,7 @@ class Connection(ABC):
 
     @abstractmethod
     def finish_writing(self) -> None:
-        """Half-close: after the pending bytes, tell the peer that no more come. Where a transport has no half-close, nothing."""
+        """Half-close: after the pending bytes, tell the peer that no more come; nothing where there is no half-close."""
 
     @abstractmethod
     def close(self) -> None:
@@ -287,7 +287,7 @@ class Peer:
 class ChannelHandler:
     """What becomes of one channel's messages; each method is optional and must not block.
 
-    The kernel calls, from the event loop. An exception ends this channel with `INTERNAL` and is logged; the server lives on.
+    The kernel calls, from the event loop. An exception ends this channel with `INTERNAL` and a log line; the server lives on.
     A message counts as consumed when the method returns; `channel.pause_reading()` holds the peer back.
     """
 

@@ -55,16 +55,10 @@ class Endpoint:
 
     def __str__(self) -> str:
         slashes = "" if self.scheme == "unix" else "//"
-        text = (
-            f"{'+'.join((*self.layers, self.scheme))}:{slashes}{quote(self.address, safe='/:@[]%~,;=+$!*()')}"
-        )
+        text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{quote(self.address, safe='/:@[]%~,;=+$!*()')}"
         if not self.options:
             return text
-        return (
-            text
-            + "?"
-            + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())
-        )
+        return text + "?" + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())
 
     def with_address(self, address: str) -> Endpoint:
         """The same endpoint at another address (the real port in place of 0)."""

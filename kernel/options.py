@@ -1,7 +1,7 @@
-"""Options that arrive as text (`?key=value`, flags, variables) become a plugin's typed `Options` dataclass here, and only here.
+"""Text (`?key=value`, flags, variables) becomes a plugin's typed `Options` dataclass here, and only here.
 
-A field's type does the checking; `Annotated[int, Meta(ge=1, description="...")]` adds bounds and help. Names carry their
-unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._seconds...` takes 500ms, 30s, 5m or 1h.
+A field's type does the checking; `Annotated[int, Meta(ge=1, description="...")]` adds bounds and help. Names carry
+their unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._seconds...` takes 500ms, 30s, 5m or 1h.
 """
 
 from __future__ import annotations
@@ -53,13 +53,7 @@ def unknown(name: str, known: Iterable[str], owner: str) -> str:
     """One line for a name that nobody knows, with what was probably meant."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, 1)
-    remedy = (
-        f"did you mean '{close[0]}'?"
-        if close
-        else f"it takes {', '.join(known)}"
-        if known
-        else "it takes none"
-    )
+    remedy = f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known)}" if known else "it takes none"
     return f"{owner} has no option '{name}': {remedy}"
 
 
@@ -104,9 +98,7 @@ def _describe_field(field: dataclasses.Field[Any], hint: Any) -> OptionField:
         type_text = "|".join(str(value) for value in typing.get_args(plain))
     else:
         type_text = plain.__name__ if isinstance(plain, type) else str(plain).replace("typing.", "")
-    bounds = [
-        f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None
-    ]
+    bounds = [f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None]
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     default = "required" if required else str(field.default)
     help_text = " ".join(m.description for m in metas if m.description)

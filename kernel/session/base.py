@@ -69,7 +69,7 @@ class Ready:
 
 @dataclass(slots=True)
 class OpenRequested:
-    """The peer asks for `stream.service`: answer with `accept(stream)` or `refuse(stream, ...)` before anything else."""
+    """The peer asks for `stream.service`: answer with `accept` or `refuse` before anything else."""
 
     stream: Stream
 
@@ -151,19 +151,7 @@ class Ended:
     by_peer: bool
 
 
-Event = (
-    Ready
-    | OpenRequested
-    | Opened
-    | Messages
-    | Piece
-    | Finished
-    | Closed
-    | Writable
-    | GoingAway
-    | Pong
-    | Ended
-)
+Event = Ready | OpenRequested | Opened | Messages | Piece | Finished | Closed | Writable | GoingAway | Pong | Ended
 
 
 class Session(ABC):

@@ -1,1 +1,77 @@
-"""A pluggable transport microkernel: write a service once, serve it over any transport."""
+"""A pluggable transport microkernel: write a service once, serve it over any transport.
+
+Every public name is here; docs/api.md explains them. The modules behind them are imported when one of their names is
+first used, so `import kernel` costs nothing and `kernel.Service` is the same object as `kernel.api.Service`.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "kernel.api": (
+        "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Listener Needs "
+        "NoOptions Peer Principal Receiver Service ServiceContext Transport"
+    ),
+    "kernel.endpoint": "Endpoint format_host_port",
+    "kernel.errors": (
+        "ChannelClosed Code DialError EndpointError KernelError NeedsCapability OptionError PeerError "
+        "PluginError Refused StartError UsageError"
+    ),
+    "kernel.limits": "KIB MIB Limits",
+    "kernel.options": "Meta",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+__all__ = ["__version__", *_HOMES]
+
+TYPE_CHECKING = False  # not from typing, which takes longer to import than all else here
+if TYPE_CHECKING:
+    from kernel.api import (
+        API_VERSION as API_VERSION,
+        API_VERSION_MIN as API_VERSION_MIN,
+        Acceptor as Acceptor,
+        Buffer as Buffer,
+        Capabilities as Capabilities,
+        ChannelHandler as ChannelHandler,
+        Connection as Connection,
+        Listener as Listener,
+        Needs as Needs,
+        NoOptions as NoOptions,
+        Peer as Peer,
+        Principal as Principal,
+        Receiver as Receiver,
+        Service as Service,
+        ServiceContext as ServiceContext,
+        Transport as Transport,
+    )
+    from kernel.endpoint import Endpoint as Endpoint, format_host_port as format_host_port
+    from kernel.errors import (
+        ChannelClosed as ChannelClosed,
+        Code as Code,
+        DialError as DialError,
+        EndpointError as EndpointError,
+        KernelError as KernelError,
+        NeedsCapability as NeedsCapability,
+        OptionError as OptionError,
+        PeerError as PeerError,
+        PluginError as PluginError,
+        Refused as Refused,
+        StartError as StartError,
+        UsageError as UsageError,
+    )
+    from kernel.limits import KIB as KIB, MIB as MIB, Limits as Limits
+    from kernel.options import Meta as Meta
+else:
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module 'kernel' has no attribute '{name}'")
+        globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -191,7 +191,7 @@ class Connection(ABC):
 
     @abstractmethod
     def finish_writing(self) -> None:
-        """Half-close: after the pending bytes, tell the peer that no more come; nothing where there is no half-close."""
+        """Half-close: tell the peer, after the pending bytes, that no more come. Without half-close: nothing."""
 
     @abstractmethod
     def close(self) -> None:
@@ -287,8 +287,8 @@ class Peer:
 class ChannelHandler:
     """What becomes of one channel's messages; each method is optional and must not block.
 
-    The kernel calls, from the event loop. An exception ends this channel with `INTERNAL` and a log line; the server lives on.
-    A message counts as consumed when the method returns; `channel.pause_reading()` holds the peer back.
+    The kernel calls, from the event loop. An exception ends this channel with `INTERNAL` and is logged; the server
+    lives on. A message counts as consumed when the method returns; `channel.pause_reading()` holds the peer back.
     """
 
     __slots__ = ()

@@ -1,0 +1,55 @@
+"""Which engine does the framing: the C one, or the Python one that does the same.
+
+`KERNEL_FRAMING` in the environment says which is the default: `auto` (C where its module was built, as a
+rule), `c` (an error where it wasn't) or `python`. It is read once, when first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from kernel.framing.interface import Engine
+
+CHOICES = ("auto", "c", "python")
+
+
+class EngineUnavailableError(ImportError):
+    """The C engine was asked for by name, and its module isn't there."""
+
+
+def engine(name: str | Engine | None = None) -> Engine:
+    """The engine called "c" or "python"; "auto" is C where there is one, None the default.
+
+    Raises EngineUnavailableError for "c" where the C module was not built, ValueError for an unknown name.
+    """
+    if isinstance(name, Engine):
+        return name
+    return _default() if name is None else _named(name)
+
+
+def engine_name() -> str:
+    """The default engine's name."""
+    return _default().name
+
+
+@functools.cache
+def _default() -> Engine:
+    name = os.environ.get("KERNEL_FRAMING") or "auto"
+    if name not in CHOICES:
+        raise ValueError(f"KERNEL_FRAMING is {name!r}, it must be one of {', '.join(CHOICES)}")
+    return _named(name)
+
+
+@functools.cache
+def _named(name: str) -> Engine:
+    if name not in CHOICES:
+        raise ValueError(f"no framing engine is called {name!r}; there are {', '.join(CHOICES)}")
+    if name == "c":
+        raise EngineUnavailableError(
+            "the C framing engine is not available; "
+            "install with a C compiler at hand, or set KERNEL_FRAMING=python"
+        )
+    from kernel.framing.pure import ENGINE
+
+    return ENGINE

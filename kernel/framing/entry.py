@@ -1,0 +1,126 @@
+"""The framings that a listener can ask for by name, `?framing=length&width=2`: what the entry points name.
+
+A framing is a frozen dataclass. Its fields are its options, each of a plain type (int, str, bool, or None)
+with a default, and are checked when it is made: ValueError says in one line which of them is wrong. A
+plugin brings a framing of its own as a class of the same shape, under the entry point group
+`kernel.framings`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+from kernel.framing.engine import engine
+from kernel.framing.interface import Buffer, Decoder, Run
+from kernel.framing.layout import Knl, Length
+from kernel.framing.plain import LineDecoder, RawDecoder, encode_lines
+
+JOIN_BYTES_MAX = 16384
+"""Longer messages are not copied into a common buffer: they go by themselves, after their header."""
+
+
+class Framing(Protocol):
+    """What the kernel needs to know of a framing."""
+
+    name: ClassVar[str]
+    channels: ClassVar[bool]
+    """Whether its frames name a channel, as KNL's runs do. Without, a connection carries one service's
+    messages."""
+
+    def decoder(self) -> Decoder[Any]:
+        """A decoder for one connection: of messages (bytes), or of runs where there are channels."""
+
+
+class MessageFraming(Framing, Protocol):
+    """A framing without channels: messages out, messages in."""
+
+    def decoder(self) -> Decoder[bytes]: ...
+
+    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
+        """What to write for these messages: small ones joined, large ones by reference. Raises
+        EncodeError."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KnlFraming(Knl):
+    """Many channels in one connection. frame_bytes_max: most bytes of a frame's payload."""
+
+    name: ClassVar[str] = "knl"
+    channels: ClassVar[bool] = True
+
+    def decoder(self) -> Decoder[Run]:
+        return engine().decoder(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LengthFraming(Length):
+    """Messages after their length. The options are those of `kernel.framing.Length`."""
+
+    name: ClassVar[str] = "length"
+    channels: ClassVar[bool] = False
+
+    def decoder(self) -> Decoder[bytes]:
+        return engine().decoder(self)
+
+    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
+        return gather(messages, functools.partial(engine().encode_length, self), self._by_reference)
+
+    def _by_reference(self, message: Buffer) -> list[Buffer]:
+        view = memoryview(message).cast("B")
+        field = engine().length_header(self, len(view))
+        return [bytes(view[: self.offset]) + field, view[self.offset :]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RawFraming:
+    """No framing: each read is a message."""
+
+    name: ClassVar[str] = "raw"
+    channels: ClassVar[bool] = False
+
+    def decoder(self) -> Decoder[bytes]:
+        return RawDecoder()
+
+    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
+        return gather(messages, b"".join, lambda message: [message])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineFraming:
+    """Lines. line_bytes_max: longest line, its end not counted; delimiter: its end, "\\n" also taking
+    "\\r\\n"."""
+
+    name: ClassVar[str] = "line"
+    channels: ClassVar[bool] = False
+    line_bytes_max: int = 65536
+    delimiter: str = "\n"
+
+    def __post_init__(self) -> None:
+        self.decoder()
+
+    def decoder(self) -> Decoder[bytes]:
+        return LineDecoder(self.line_bytes_max, self.delimiter.encode())
+
+    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
+        return [encode_lines(messages, self.delimiter.encode())]
+
+
+def gather(
+    messages: Sequence[Buffer],
+    join: Callable[[Sequence[Buffer]], bytes],
+    by_reference: Callable[[Buffer], list[Buffer]],
+) -> list[Buffer]:
+    """What to write for `messages`: runs of short ones joined to one buffer, long ones by reference."""
+    if max(map(len, messages), default=0) <= JOIN_BYTES_MAX:
+        return [join(messages)]
+    buffers: list[Buffer] = []
+    for is_long, group in itertools.groupby(messages, lambda message: len(message) > JOIN_BYTES_MAX):
+        if is_long:
+            buffers.extend(itertools.chain.from_iterable(map(by_reference, group)))
+        else:
+            buffers.append(join(list(group)))
+    return buffers

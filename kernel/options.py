@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", re.I)
+_BACKTICKED = re.compile("`([^`]*)`")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -46,7 +48,7 @@ def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
     try:
         return msgspec.convert(units_read, options_type, strict=False)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{owner}: {_explain(str(error), values)}") from None
+        raise OptionError(f"{owner}: {_explain(str(error), values, options_type)}") from None
 
 
 def unknown(name: str, known: Iterable[str], owner: str) -> str:
@@ -66,13 +68,27 @@ def _read_unit(name: str, value: object) -> object:
     return value
 
 
-def _explain(message: str, values: Mapping[str, object]) -> str:
-    """msgspec says "Expected `int`, got `str` - at `$.backlog`"; a person needs the option's name and value first."""
+def _explain(message: str, values: Mapping[str, object], options_type: type) -> str:
+    """msgspec says "Expected `int`, got `str` - at `$.backlog`"; a person needs the option, and what to write."""
     what, _, where = message.partition(" - at `$.")
     name = where.rstrip("`")
     if name not in values:
         return what[0].lower() + what[1:]
-    return f"option '{name}={values[name]}': {what[0].lower() + what[1:]}"
+    if "enum" in what:
+        wanted = "one of " + ", ".join(_choices(typing.get_type_hints(options_type)[name]))
+    else:
+        wanted = _BACKTICKED.sub(_in_words, what.removeprefix("Expected ").partition(", got")[0])
+    return f"option '{name}={values[name]}': write {wanted}"
+
+
+def _choices(hint: object) -> list[str]:
+    """The values of a Literal, also of one that may be None."""
+    literals = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal]
+    return [str(value) for literal in literals for value in typing.get_args(literal)]
+
+
+def _in_words(types: re.Match[str]) -> str:
+    return " or ".join(_WORDS.get(name, name) for name in types[1].split(" | ") if name != "null")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

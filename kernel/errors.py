@@ -17,6 +17,7 @@ Each message is one line that names what, where and the remedy: it is shown to p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -110,3 +111,11 @@ class PeerError(ChannelClosed):
 
 class Refused(ChannelClosed):
     """The peer turned the channel away before any service saw it: to try again elsewhere is safe."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The remedy for a name that nobody knows: `did you mean 'x'?`, or nothing when nothing is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"did you mean '{close[0]}'?" if close else ""

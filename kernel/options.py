@@ -7,7 +7,6 @@ their unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._se
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from kernel.errors import OptionError
+from kernel.errors import OptionError, did_you_mean
 
 __all__ = ["Meta", "OptionField", "describe", "parse"]
 
@@ -54,9 +53,8 @@ def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
 def unknown(name: str, known: Iterable[str], owner: str) -> str:
     """One line for a name that nobody knows, with what was probably meant."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1)
-    remedy = f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known)}" if known else "it takes none"
-    return f"{owner} has no option '{name}': {remedy}"
+    choices = f"it takes {', '.join(known)}" if known else "it takes none"
+    return f"{owner} has no option '{name}': {did_you_mean(name, known) or choices}"
 
 
 def _read_unit(name: str, value: object) -> object:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from kernel.errors import PluginError
+from kernel.errors import PluginError, did_you_mean
 
 TRANSPORTS = "kernel.transports"
 SERVICES = "kernel.services"
@@ -138,14 +138,10 @@ class Registry:
         return "" if found == plugin else _refused(plugin, self.policy)
 
     def _missing(self, group: str, name: str) -> str:
-        import difflib
-
         kind = group.removeprefix("kernel.").removesuffix("s")
         names = sorted({plugin.name for plugin in self.listing(group)})
-        close = difflib.get_close_matches(name, names, 1)
-        known = f"installed: {', '.join(names)}" if names else f"no {kind} is installed"
-        remedy = f"did you mean '{close[0]}'?" if close else known
-        return f"there is no {kind} '{name}': {remedy}"
+        installed = f"installed: {', '.join(names)}" if names else f"no {kind} is installed"
+        return f"there is no {kind} '{name}': {did_you_mean(name, names) or installed}"
 
 
 def load(plugin: Plugin) -> Any:
@@ -182,7 +178,7 @@ def _fault(plugin: Plugin, target: Any) -> str:
     missing = sorted(getattr(target, "__abstractmethods__", ()))
     if missing:
         return f"{where} does not define {', '.join(missing)}"
-    return _outside_api_window(getattr(target, "api_version", None))
+    return _outside_api_window(getattr(target, "api_version", 1))
 
 
 def _outside_api_window(version: object) -> str:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import overload
 
-from kernel.framing.engine import EngineUnavailableError, engine, engine_name
-from kernel.framing.engine import engine as select_engine
+from kernel.framing.engine import EngineUnavailableError, engine, engine as select_engine, engine_name
 from kernel.framing.errors import DecodeError, EncodeError, ErrorCode, FramingError, truncated
 from kernel.framing.fragments import FragmentTable
 from kernel.framing.interface import DIRECT_BYTES_MIN, Assembler, Buffer, Decoder, Engine, Packet, Run

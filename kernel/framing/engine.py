@@ -47,8 +47,7 @@ def _named(name: str) -> Engine:
         raise ValueError(f"no framing engine is called {name!r}; there are {', '.join(CHOICES)}")
     if name == "c":
         raise EngineUnavailableError(
-            "the C framing engine is not available; "
-            "install with a C compiler at hand, or set KERNEL_FRAMING=python"
+            "the C framing engine is not available; install with a C compiler at hand, or set KERNEL_FRAMING=python"
         )
     from kernel.framing.pure import ENGINE
 

@@ -90,15 +90,11 @@ def message_too_large(message_bytes: int, message_bytes_max: int) -> DecodeError
 
 
 def message_overrun(message_bytes: int, total_bytes: int) -> DecodeError:
-    return DecodeError(
-        "bad_length", f"{message_bytes} bytes have arrived of a message that announced {total_bytes}"
-    )
+    return DecodeError("bad_length", f"{message_bytes} bytes have arrived of a message that announced {total_bytes}")
 
 
 def short_packet(packet_bytes: int, packet_bytes_min: int) -> DecodeError:
-    return DecodeError(
-        "truncated", f"a packet of {packet_bytes} bytes is shorter than its header, {packet_bytes_min}"
-    )
+    return DecodeError("truncated", f"a packet of {packet_bytes} bytes is shorter than its header, {packet_bytes_min}")
 
 
 def bad_magic(magic: int, expected: int) -> DecodeError:
@@ -119,16 +115,12 @@ def bad_message(count: int, message_bytes: int) -> DecodeError:
 
 
 def unsendable_size(message_bytes: int, message_bytes_max: int, name: str) -> EncodeError:
-    return EncodeError(
-        "too_large", f"a message has {message_bytes} bytes, the limit is {message_bytes_max} ({name})"
-    )
+    return EncodeError("too_large", f"a message has {message_bytes} bytes, the limit is {message_bytes_max} ({name})")
 
 
 def unsendable_length(length: int, width: int, signed: bool) -> EncodeError:
     kind = "signed" if signed else "unsigned"
-    return EncodeError(
-        "bad_length", f"a length of {length} does not fit a length field of {width} {kind} bytes"
-    )
+    return EncodeError("bad_length", f"a length of {length} does not fit a length field of {width} {kind} bytes")
 
 
 def missing_prefix(message_bytes: int, offset: int) -> EncodeError:

@@ -47,8 +47,7 @@ class FragmentTable:
     ) -> None:
         if memory_bytes_max < message_bytes_max:
             raise ValueError(
-                f"memory_bytes_max is {memory_bytes_max}, "
-                f"it must be at least message_bytes_max, {message_bytes_max}"
+                f"memory_bytes_max is {memory_bytes_max}, it must be at least message_bytes_max, {message_bytes_max}"
             )
         if messages_max < 1:
             raise ValueError(f"messages_max is {messages_max}, it must be at least 1")
@@ -64,9 +63,7 @@ class FragmentTable:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(
-        self, sequence: int, index: int, count: int, message_bytes: int, fragment: Buffer
-    ) -> bytes | None:
+    def add(self, sequence: int, index: int, count: int, message_bytes: int, fragment: Buffer) -> bytes | None:
         """Take a fragment as `parse_packet` gives it; return the message once it is whole.
 
         Raises DecodeError for a message over the limit and for a fragment of the wrong size.
@@ -96,19 +93,14 @@ class FragmentTable:
             self._evict()
         return self.evicted - before
 
-    def _begin(
-        self, sequence: int, index: int, count: int, message_bytes: int, fragment: Buffer
-    ) -> bytes | None:
+    def _begin(self, sequence: int, index: int, count: int, message_bytes: int, fragment: Buffer) -> bytes | None:
         if message_bytes > self._message_bytes_max:
             raise errors.message_too_large(message_bytes, self._message_bytes_max)
         message = self._make(count, message_bytes)
         if message.place(index, fragment) == 0:
             self.completed += 1
             return message.take()
-        while (
-            len(self._messages) == self._messages_max
-            or self.memory_bytes + message_bytes > self._memory_bytes_max
-        ):
+        while len(self._messages) == self._messages_max or self.memory_bytes + message_bytes > self._memory_bytes_max:
             self._evict()
         self._messages[sequence] = (count, message_bytes, self._clock, message)
         self.memory_bytes += message_bytes

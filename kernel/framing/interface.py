@@ -108,9 +108,7 @@ class Engine:
     def decoder(self, layout: Length, direct_bytes_min: int = ...) -> Decoder[bytes]: ...
     @overload
     def decoder(self, layout: Knl, direct_bytes_min: int = ...) -> Decoder[Run]: ...
-    def decoder(
-        self, layout: Layout, direct_bytes_min: int = DIRECT_BYTES_MIN
-    ) -> Decoder[bytes] | Decoder[Run]:
+    def decoder(self, layout: Layout, direct_bytes_min: int = DIRECT_BYTES_MIN) -> Decoder[bytes] | Decoder[Run]:
         """A decoder at the start of a stream. It lends its own buffer (`wanted`) for a frame of which at
         least `direct_bytes_min` bytes are missing."""
         if isinstance(layout, Knl):

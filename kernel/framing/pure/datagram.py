@@ -22,9 +22,7 @@ from kernel.framing.knl import (
 _PACKET = struct.Struct(">HBBQIHHI")
 
 
-def pack_fragments(
-    kind: int, connection: int, sequence: int, message: Buffer, packet_bytes_max: int
-) -> list[bytes]:
+def pack_fragments(kind: int, connection: int, sequence: int, message: Buffer, packet_bytes_max: int) -> list[bytes]:
     """The packets of a message, none longer than `packet_bytes_max` bytes (25 at least).
 
     Raises EncodeError for a message that takes more than 65,535 packets or has 4 GiB or more, ValueError
@@ -54,9 +52,7 @@ def pack_fragments(
 
 def _room(packet_bytes_max: int) -> int:
     if packet_bytes_max <= PACKET_HEADER_BYTES:
-        raise ValueError(
-            f"packet_bytes_max is {packet_bytes_max}, it must be over {PACKET_HEADER_BYTES}, its header"
-        )
+        raise ValueError(f"packet_bytes_max is {packet_bytes_max}, it must be over {PACKET_HEADER_BYTES}, its header")
     return packet_bytes_max - PACKET_HEADER_BYTES
 
 

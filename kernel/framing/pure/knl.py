@@ -118,9 +118,7 @@ def knl_header(kind: int, flags: int, channel: int, payload: Buffer) -> bytes:
     return _header(kind, flags, channel, view)
 
 
-def encode_knl(
-    kind: int, flags: int, channel: int, payloads: Sequence[Buffer], frame_bytes_max: int = 65536
-) -> bytes:
+def encode_knl(kind: int, flags: int, channel: int, payloads: Sequence[Buffer], frame_bytes_max: int = 65536) -> bytes:
     """One frame a payload, all in one buffer.
 
     Raises EncodeError for a payload over the limit, ValueError for a number out of its field's range;

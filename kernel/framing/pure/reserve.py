@@ -60,9 +60,7 @@ class Reserve:
 
     def _release(self) -> None:
         if self._view is not None:
-            with contextlib.suppress(
-                BufferError
-            ):  # exported, as by a loop that still holds what it received into
+            with contextlib.suppress(BufferError):  # exported, as by a loop that still holds what it received into
                 self._view.release()
             self._view = None
 

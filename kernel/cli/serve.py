@@ -1,0 +1,136 @@
+"""`kernel serve`: settings in, a running server out, until a signal says stop.
+
+The first SIGTERM or SIGINT drains, a second one forces; SIGHUP reads the settings again. Signal handlers only set
+state. stdout gets what a person needs (the bound endpoints and how to talk to them), stderr the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kernel import config, logs
+from kernel.cli import supervision
+from kernel.cli.banner import banner
+from kernel.errors import KernelError, UsageError
+from kernel.registry import Policy, Registry
+from kernel.server import Server
+
+INTERRUPTED = 130
+DEFAULT_PORT = 7420
+
+log = logging.getLogger("kernel.serve")
+
+
+@click.command(short_help="Serve plugins over any transports.")
+@click.option("--plugin", multiple=True, metavar="NAME[?OPTION=VALUE&...]", help="A service to serve; repeats.")
+@click.option("--listen", multiple=True, metavar="ENDPOINT", help="Where to listen; repeats.")
+@click.option("--config", "config_file", default="", metavar="FILE", help="A TOML file that says what flags can say.")
+@click.option("--ready-file", metavar="FILE", help="Written once everything listens: JSON with pid and endpoints.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit (docs/limits.md); repeats."
+)
+@click.option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), help="The event loop; auto: uvloop if there.")
+@click.option("--strict-plugins", is_flag=True, default=None, help="A broken plugin ends the start.")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help="How much to log; info unless told.")
+@click.option("--log-format", type=click.Choice(logs.FORMATS), help="Text for people, json for programs.")
+@click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
+@click.option("-q", "--quiet", is_flag=True, help="Log warnings only, and do not print the endpoints.")
+def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
+    """Serve plugins over any transports.
+
+    \b
+    Examples:
+      kernel serve --plugin echo
+      kernel serve --plugin echo --listen tcp://127.0.0.1:7000 --listen udp://127.0.0.1:7000
+      kernel serve --plugin 'echo?mode=upper' --listen 'tcp://127.0.0.1:7001?framing=raw'
+      kernel serve --config server.toml
+
+    Without --listen: the loopback port 7420, and kernel.sock in your runtime directory. Each option can also be set
+    in a configuration file, or as a variable: KERNEL_LISTEN, KERNEL_LOG_LEVEL.
+    """
+    if verbose or quiet:
+        flags["log_level"] = flags["log_level"] or ("debug" if verbose else "warning")
+    said = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "limits" in said:
+        said["limits"] = config.limit_pairs(said["limits"], "--limit")
+
+    def load() -> config.Settings:
+        return config.load(said, config_file=config_file)
+
+    settings = load()
+    logs.configure(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+        return runner.run(_serve(settings, load, quiet))
+
+
+async def _serve(settings: config.Settings, load: Callable[[], config.Settings], quiet: bool) -> int:
+    """Run the server from start to drained; returns the exit code."""
+    registry = Registry(Policy(settings.plugins_allowed, settings.plugins_denied))
+    if not settings.plugin:
+        names = ", ".join(plugin.name for plugin in registry.listing("kernel.services")) or "none"
+        raise UsageError(f"there is nothing to serve: add --plugin NAME (installed: {names})")
+    listen = settings.listen or supervision.inherited_endpoints(os.environ) or supervision.local_endpoints(DEFAULT_PORT)
+    server = Server(settings.plugin, listen, limits=settings.limits, registry=registry)
+    stopping = _watch_signals(lambda: _reload(load))
+    try:
+        await server.start()
+        endpoints = [str(endpoint) for endpoint in server.endpoints]
+        if not quiet:
+            click.echo(banner(server, registry))
+        with supervision.ready(settings.ready_file, endpoints):
+            await stopping.wait()
+        log.info("draining, a second signal forces")
+        await server.drain()
+    except asyncio.CancelledError:
+        return INTERRUPTED
+    finally:
+        await server.stop()
+    return 0
+
+
+def _watch_signals(reload: Callable[[], None]) -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second cancels the current task."""
+    loop, task, stopping = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def stop() -> None:
+        if stopping.is_set():
+            task.cancel()
+        stopping.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    return stopping
+
+
+def _reload(load: Callable[[], config.Settings]) -> None:
+    """Read the settings again, and take over those that can change while the server runs."""
+    try:
+        settings = load()
+    except KernelError as error:
+        log.error("the settings stay as they were: %s", error)
+        return
+    logs.set_level(settings.log_level)
+    log.info("the settings were read again")
+
+
+def _loop_factory(name: config.Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where it is wanted and installed; None: asyncio's own."""
+    if name == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        if name == "uvloop":
+            raise UsageError("uvloop is not installed: pip install 'transport-kernel[uvloop]'") from None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -13,6 +13,8 @@ _NAMES = {
         "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Listener Needs "
         "NoOptions Peer Principal Receiver Service ServiceContext Transport"
     ),
+    "kernel.channel": "Channel",
+    "kernel.client": "Client connect dial",
     "kernel.endpoint": "Endpoint format_host_port",
     "kernel.errors": (
         "ChannelClosed Code DialError EndpointError KernelError NeedsCapability OptionError PeerError "
@@ -20,6 +22,8 @@ _NAMES = {
     ),
     "kernel.limits": "KIB MIB Limits",
     "kernel.options": "Meta",
+    "kernel.server": "Server",
+    "kernel.sockets": "SocketConnection SocketListener dial_socket",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
         ServiceContext as ServiceContext,
         Transport as Transport,
     )
+    from kernel.channel import Channel as Channel
+    from kernel.client import Client as Client, connect as connect, dial as dial
     from kernel.endpoint import Endpoint as Endpoint, format_host_port as format_host_port
     from kernel.errors import (
         ChannelClosed as ChannelClosed,
@@ -62,6 +68,12 @@ if TYPE_CHECKING:
     )
     from kernel.limits import KIB as KIB, MIB as MIB, Limits as Limits
     from kernel.options import Meta as Meta
+    from kernel.server import Server as Server
+    from kernel.sockets import (
+        SocketConnection as SocketConnection,
+        SocketListener as SocketListener,
+        dial_socket as dial_socket,
+    )
 else:
 
     def __getattr__(name: str) -> object:

@@ -337,7 +337,7 @@ class ServiceContext:
     name: str
     limits: Limits
     log: logging.Logger
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Service(ChannelHandler):

@@ -88,7 +88,15 @@ class NeedsCapability(StartError):
 
 
 class DialError(KernelError):
-    """Nobody answered, or what answered does not speak our protocol."""
+    """Nobody answered, or what answered does not speak our protocol, or turned us away.
+
+    Attributes:
+        code: why, for programs.
+    """
+
+    def __init__(self, message: str, code: Code = Code.LOST) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ChannelClosed(KernelError):

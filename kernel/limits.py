@@ -23,6 +23,8 @@ class Limits:
     frame_bytes_max: int = 64 * KIB
     # What one peer can make us hold for one message; larger transfers are streamed in pieces.
     message_bytes_max: int = 16 * MIB
+    # Unfinished long messages of one connection, all its channels together.
+    assembly_bytes_max: int = 32 * MIB
     # Unread bytes that we hold for one channel; also what one channel can have in flight.
     channel_credit_bytes: int = 1 * MIB
     # Unread bytes that we hold for one connection, all its channels together.

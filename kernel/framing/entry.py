@@ -27,6 +27,8 @@ class Framing(Protocol):
     """What the kernel needs to know of a framing."""
 
     name: ClassVar[str]
+    api_version: ClassVar[int]
+    """The version of this interface for which it was written; see `kernel.api.API_VERSION`."""
     channels: ClassVar[bool]
     """Whether its frames name a channel, as KNL's runs do. Without, a connection carries one service's
     messages."""
@@ -50,6 +52,7 @@ class KnlFraming(Knl):
     """Many channels in one connection. frame_bytes_max: most bytes of a frame's payload."""
 
     name: ClassVar[str] = "knl"
+    api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = True
 
     def decoder(self) -> Decoder[Run]:
@@ -61,6 +64,7 @@ class LengthFraming(Length):
     """Messages after their length. The options are those of `kernel.framing.Length`."""
 
     name: ClassVar[str] = "length"
+    api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
 
     def decoder(self) -> Decoder[bytes]:
@@ -80,6 +84,7 @@ class RawFraming:
     """No framing: each read is a message."""
 
     name: ClassVar[str] = "raw"
+    api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
 
     def decoder(self) -> Decoder[bytes]:
@@ -95,6 +100,7 @@ class LineFraming:
     "\\r\\n"."""
 
     name: ClassVar[str] = "line"
+    api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
     line_bytes_max: int = 65536
     delimiter: str = "\n"

@@ -35,15 +35,16 @@ class Stream:
         pieces: messages longer than a frame are wanted piece by piece.
         accepted: the side that was asked has said yes.
         local_open, remote_open: our side, the peer's side may still send.
-        outgoing: whole messages that wait to be sent, in order; `outgoing_bytes` is the sum of their lengths.
+        outgoing: messages that wait to be sent, in order (and the session's own items); `outgoing_bytes` is their sum.
         held_bytes: cost of what was delivered and not yet `consumed`.
         user: the link's own object.
         state: the session's own object.
+        wants_writable: give one `Writable` when all that is queued has been taken.
     """
 
     __slots__ = (
         "__weakref__", "accepted", "channel", "held_bytes", "local_open", "outgoing", "outgoing_bytes", "pieces",
-        "remote_open", "service", "state", "user",
+        "remote_open", "service", "state", "user", "wants_writable",
     )  # fmt: skip
 
     def __init__(self, channel: int, service: str, *, pieces: bool = False) -> None:
@@ -53,11 +54,12 @@ class Stream:
         self.accepted = False
         self.local_open = True
         self.remote_open = True
-        self.outgoing: deque[Buffer] = deque()
+        self.outgoing: deque[Any] = deque()
         self.outgoing_bytes = 0
         self.held_bytes = 0
         self.user: Any = None
         self.state: Any = None
+        self.wants_writable = False
 
 
 @dataclass(slots=True)
@@ -143,15 +145,30 @@ class Pong:
 class Ended:
     """The session is over; send what is still to be sent, then close the connection.
 
-    `by_peer`: the peer said so or broke the protocol; `reason` is for people, in one line.
+    `by_peer`: the peer said so or broke the protocol; `reason` is for people, in one line. `abrupt`: the protocol has
+    no words for it, only an aborted connection tells the peer.
     """
 
     code: Code
     reason: str
     by_peer: bool
+    abrupt: bool = False
 
 
 Event = Ready | OpenRequested | Opened | Messages | Piece | Finished | Closed | Writable | GoingAway | Pong | Ended
+
+
+class Fault(Exception):
+    """Inside a session: the peer broke the protocol. Never leaves it: it becomes an ERROR to the peer and `Ended`.
+
+    `reason` is told to the peer; `detail`, where given, goes only into our own `Ended`.
+    """
+
+    def __init__(self, code: Code, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.detail = detail or reason
 
 
 class Session(ABC):
@@ -243,6 +260,10 @@ class Session(ABC):
     @abstractmethod
     def finish(self, stream: Stream) -> None:
         """Half-close: no more messages after those that are queued."""
+
+    @abstractmethod
+    def release(self, stream: Stream) -> None:
+        """Finish, and end the other direction too as soon as our last message is out."""
 
     @abstractmethod
     def reset(self, stream: Stream, code: Code, reason: str) -> None:

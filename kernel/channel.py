@@ -1,0 +1,365 @@
+"""A channel: what a service, or a client's program, holds of a conversation with one peer.
+
+Sending never blocks: it queues, and the link writes once at the end of the event loop's turn. Receiving has two ways:
+a `ChannelHandler` that is called, or the channel's own `Inbox` that a coroutine reads (`receive`, `async for`).
+
+Back-pressure: what a handler was given counts as consumed when it returns, unless it paused the channel or, at a
+server, has more than `HIGH_WATER_BYTES` waiting to be sent (an echo whose client does not read stops reading too). What
+an inbox holds is consumed as it is read. Whoever queues beyond `Limits.write_buffer_bytes_max` loses the channel:
+SLOW_READER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from kernel.api import Buffer, ChannelHandler, Peer
+from kernel.errors import ChannelClosed, Code, PeerError, Refused, UsageError
+
+if TYPE_CHECKING:
+    from kernel.link import Link
+    from kernel.session.base import Stream
+
+HIGH_WATER_BYTES = 256 * 1024
+
+_PEER_FAULTS = {Code.PROTOCOL, Code.VERSION, Code.FRAME_TOO_LARGE, Code.FLOW_CONTROL, Code.BAD_CHECKSUM}
+
+
+class Channel:
+    """One conversation. Made by the kernel; used from the event loop's thread only.
+
+    Attributes:
+        service: the service's name.
+        peer: who is at the other end.
+        context: for the handler's own use.
+        code, reason: why the channel ended; None and "" while it lives.
+    """
+
+    __slots__ = (
+        "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_stream",
+        "_waiters", "code", "context", "reason",
+    )  # fmt: skip
+
+    def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
+        self._link = link
+        self._stream = stream
+        self._inbox = None if handler is not None else Inbox(stream.pieces)
+        self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
+        self._couples = couples and handler is not None
+        self._paused = False
+        self._owed_bytes = 0
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._on_over: Callable[[], None] | None = None
+        self.context: Any = None
+        self.code: Code | None = None
+        self.reason = ""
+
+    def __repr__(self) -> str:
+        state = "open" if self.code is None else self.code.label
+        return f"<Channel {self.id} of {self.service}, {state}, peer {self.peer.address}>"
+
+    @property
+    def id(self) -> int:
+        """The channel's number within its connection; 0 where a connection has one channel only."""
+        return self._stream.channel
+
+    @property
+    def service(self) -> str:
+        return self._stream.service
+
+    @property
+    def peer(self) -> Peer:
+        return self._link.peer
+
+    @property
+    def message_bytes_max(self) -> int | None:
+        """The largest message that the transport carries; None: only the peer's own limit counts."""
+        return self._link.message_bytes_max
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What was sent here and has not left yet."""
+        return self._stream.outgoing_bytes
+
+    # --- sending -------------------------------------------------------------------------------------------------
+
+    def send(self, message: Buffer) -> None:
+        """Queue one message; what is not `bytes` is copied, as its owner may change it. Never blocks; see `drain`.
+
+        Raises:
+            ChannelClosed: the channel is over, or this side has finished.
+        """
+        link = self._link
+        if self.code is not None:
+            raise self._closed()
+        link.session.send(self._stream, message if type(message) is bytes else bytes(message))
+        if not link.corked:
+            link.schedule_flush()
+        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
+            self._check_backlog(len(message))
+
+    def send_many(self, messages: list[bytes]) -> None:
+        """Queue messages, in order: as many calls of `send`, at the price of one.
+
+        Raises:
+            ChannelClosed: the channel is over, or this side has finished.
+        """
+        link = self._link
+        if self.code is not None:
+            raise self._closed()
+        link.session.send_many(self._stream, messages)
+        if not link.corked:
+            link.schedule_flush()
+        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
+            self._check_backlog(sum(map(len, messages)))
+
+    def send_piece(self, piece: Buffer, message_bytes: int, last: bool) -> None:
+        """Queue a part of one message of `message_bytes`; the next ones follow, and nothing comes between.
+
+        Raises:
+            ChannelClosed: the channel is over, or this side has finished.
+            UsageError: the pieces do not add up.
+        """
+        link = self._link
+        if self.code is not None:
+            raise self._closed()
+        link.session.send_piece(self._stream, bytes(piece), message_bytes, last)
+        link.schedule_flush()
+        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
+            self._check_backlog(len(piece))
+
+    async def drain(self) -> None:
+        """Wait until there is room to send. A sender that drains is never evicted, however slow its peer.
+
+        Raises:
+            ChannelClosed: the channel ended meanwhile.
+        """
+        while self.code is None and self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._stream.wants_writable = True
+            await self._wait()
+        if self.code not in (None, Code.OK):
+            raise self._closed()
+
+    def _check_backlog(self, added_bytes: int) -> None:
+        """The last message alone may be larger than the limit; what waited before it may not."""
+        limit = self._link.write_buffer_bytes_max
+        waiting = self._stream.outgoing_bytes - added_bytes
+        if waiting > limit:
+            self.reset(Code.SLOW_READER, f"{waiting} bytes wait for the peer to read, the limit is {limit}")
+
+    # --- receiving -----------------------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when the peer has finished.
+
+        Cancelling loses nothing: the next call gets the message.
+
+        Raises:
+            ChannelClosed: the channel ended otherwise, after the messages that had come before.
+            UsageError: the channel has a handler, or another task is receiving.
+        """
+        inbox = self._inbox
+        if inbox is None:
+            raise UsageError("this channel's messages go to its handler: receive() has nothing to give")
+        while not inbox.has_item:
+            if self.code not in (None, Code.OK):
+                raise self._closed()
+            if inbox.finished or self.code is not None:
+                return None
+            await inbox.wait()
+        message: bytes
+        message, freed_bytes = inbox.take()
+        if freed_bytes:
+            self._consume(freed_bytes)
+        return message
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._messages()
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        while (message := await self.receive()) is not None:
+            yield message
+
+    async def pieces(self) -> AsyncIterator[tuple[bytes, int, bool]]:
+        """Messages piece by piece: (piece, length of the whole message, last). Only with `pieces=True`."""
+        if self._inbox is None or not self._inbox.pieces:
+            raise UsageError("open the channel with pieces=True to read messages in pieces")
+        while (item := await self.receive()) is not None:
+            yield item  # type: ignore[misc]
+
+    def pause_reading(self) -> None:
+        """Hold the peer back: what comes from now on counts as unread. What is on its way is still delivered."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+        self._paused = False
+        self._settle()
+
+    # --- ends ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Half-close: after what is queued, tell the peer that no more comes. Receiving goes on."""
+        if self.code is None:
+            self._link.session.finish(self._stream)
+            self._link.schedule_flush()
+
+    def close(self) -> None:
+        """Finish, and stop receiving: the channel is over as soon as what is queued has been sent."""
+        if self.code is None:
+            self._link.session.release(self._stream)
+            self._link.schedule_flush()
+
+    def reset(self, code: Code, reason: str = "") -> None:
+        """End both directions now, and tell the peer why; what is queued is dropped."""
+        if self.code is None:
+            self._link.session.reset(self._stream, code, reason)
+            self._link.schedule_flush()
+
+    async def wait_opened(self) -> None:
+        """Wait until the peer has accepted the channel.
+
+        Raises:
+            Refused: it turned the channel away.
+            ChannelClosed: the connection ended meanwhile.
+        """
+        while not self._stream.accepted and self.code is None:
+            await self._wait()
+        if not self._stream.accepted:
+            raise self._closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until the channel is over in both directions."""
+        while self.code is None:
+            await self._wait()
+
+    def on_over(self, call: Callable[[], None]) -> None:
+        """Call once when the channel is over; the client ends its connection with its only channel."""
+        self._on_over = call
+
+    # --- the link's side -------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        self._wake()
+        self._handler.opened(self)
+
+    def deliver(self, messages: list[bytes], cost_bytes: int) -> None:
+        if self._inbox is not None:
+            self._inbox.put(messages, cost_bytes)
+            return
+        self._owed_bytes += cost_bytes
+        self._handler.on_messages(self, messages)
+        self._settle()
+
+    def deliver_piece(self, piece: bytes, message_bytes: int, last: bool, cost_bytes: int) -> None:
+        if self._inbox is not None:
+            self._inbox.put([(piece, message_bytes, last)], cost_bytes)
+            return
+        self._owed_bytes += cost_bytes
+        self._handler.on_piece(self, piece, message_bytes, last)
+        self._settle()
+
+    def peer_finished(self) -> None:
+        self._handler.on_finish(self)
+
+    def writable(self) -> None:
+        self._settle()
+        self._wake()
+        self._handler.on_writable(self)
+
+    def ended(self, code: Code, reason: str) -> None:
+        if self.code is None:
+            self.code, self.reason = code, reason
+            self._wake()
+            self._handler.on_closed(self, code, reason)
+            if self._on_over is not None:
+                self._on_over()
+
+    def _settle(self) -> None:
+        """Give back what was consumed, unless the service wants the peer held back."""
+        if not self._owed_bytes or self._paused or self.code is not None:
+            return
+        if self._couples and self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._stream.wants_writable = True
+            return
+        owed, self._owed_bytes = self._owed_bytes, 0
+        self._consume(owed)
+
+    def _consume(self, nbytes: int) -> None:
+        self._link.consumed(self._stream, nbytes)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def _closed(self) -> ChannelClosed:
+        code = self.code or Code.CANCELLED
+        if not self._stream.accepted and code is not Code.LOST:
+            return Refused(code, self.reason)
+        return (PeerError if code in _PEER_FAULTS else ChannelClosed)(code, self.reason)
+
+
+class Inbox(ChannelHandler):
+    """Messages that wait for a coroutine. They come in batches, one a read; its last message consumes a batch."""
+
+    __slots__ = ("_at", "_batches", "_waiter", "finished", "pieces")
+
+    def __init__(self, pieces: bool) -> None:
+        self.pieces = pieces
+        self.finished = False
+        self._batches: deque[tuple[list[Any], int]] = deque()
+        self._at = 0
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def has_item(self) -> bool:
+        return bool(self._batches)
+
+    def put(self, items: list[Any], cost_bytes: int) -> None:
+        if self.pieces and type(items[0]) is bytes:
+            items = [(item, len(item), True) for item in items]
+        self._batches.append((items, cost_bytes))
+        self._wake()
+
+    def take(self) -> tuple[Any, int]:
+        """The next item, and what its batch costs if it was the last one of it, else 0."""
+        items, cost_bytes = self._batches[0]
+        item = items[self._at]
+        self._at += 1
+        if self._at < len(items):
+            return item, 0
+        self._at = 0
+        self._batches.popleft()
+        return item, cost_bytes
+
+    async def wait(self) -> None:
+        if self._waiter is not None:
+            raise UsageError("another task is receiving from this channel: one at a time")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def on_finish(self, channel: Channel) -> None:
+        self.finished = True
+        self._wake()
+
+    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,354 @@
+"""The asyncio shell around a session: a connection's bytes go in, its channels' handlers are called, one write leaves.
+
+    connection -> data_received -> session.received -> events -> handlers -> send ... -> flush -> connection.write
+
+While a read is being handled the link is `corked`: what handlers send is queued, and leaves in one write at the end.
+Outside of a read the first send schedules that write for the end of the loop's turn. No task, no queue and no write
+per message.
+
+The session hands out at most `WRITE_AHEAD_BYTES` beyond what the socket took, so that urgent frames overtake the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from kernel.api import Buffer, ChannelHandler, Connection, Peer
+from kernel.channel import Channel
+from kernel.errors import ChannelClosed, Code
+from kernel.session.base import (
+    Closed,
+    Ended,
+    Event,
+    Finished,
+    GoingAway,
+    Messages,
+    Opened,
+    OpenRequested,
+    Piece,
+    Pong,
+    Ready,
+    Session,
+    Stream,
+    Writable,
+)
+
+log = logging.getLogger("kernel.link")
+
+WRITE_AHEAD_BYTES = 256 * 1024
+TICK_SECONDS = 1.0
+
+
+class LinkOwner(Protocol):
+    """Who made the link: a server or a client. Called from the event loop."""
+
+    def link_ready(self, link: Link) -> None:
+        """The handshake is over."""
+
+    def open_requested(self, link: Link, stream: Stream) -> None:
+        """The peer asks for a service: call `link.accept` or `link.refuse` at once."""
+
+    def link_going_away(self, link: Link, code: Code, reason: str) -> None:
+        """The peer takes no new channels."""
+
+    def link_ended(self, link: Link, code: Code, reason: str) -> None:
+        """The last call, after the connection was lost. All channels have ended before."""
+
+
+class Link:
+    """One connection with its session and its channels. It is the connection's `Receiver`.
+
+    Attributes:
+        session: for channels; everybody else goes through the channel.
+        corked: a read is being handled, its end will flush.
+        peer: who is at the other end.
+    """
+
+    __slots__ = (
+        "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_loop", "_owner",
+        "_pings", "_read_paused", "_reason", "_write_finished", "code", "corked", "message_bytes_max", "peer",
+        "session", "write_buffer_bytes_max",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
+        self.session = session
+        self.corked = False
+        self.peer = peer
+        self.code: Code | None = None
+        self.message_bytes_max: int | None = None
+        self.write_buffer_bytes_max = session.limits.write_buffer_bytes_max
+        self._connection = connection
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._reason = ""
+        self._ended = False
+        self._flush_scheduled = False
+        self._read_paused = False
+        self._write_finished = False
+        self._pings: dict[bytes, asyncio.Future[float]] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline_at: float | None = None
+
+    def start(self) -> None:
+        """Begin to read, and say hello."""
+        self._connection.start(self)
+        self._handle(self.session.started)
+
+    @property
+    def channels(self) -> list[Channel]:
+        """The channels that are open."""
+        return [stream.user for stream in self.session.streams if stream.user is not None]
+
+    # --- the connection calls --------------------------------------------------------------------------------------
+
+    def wanted(self) -> memoryview | None:
+        return self.session.wanted()
+
+    def filled(self, nbytes: int) -> None:
+        self._handle(self.session.filled, nbytes)
+
+    def data_received(self, data: Buffer) -> None:
+        self._handle(self.session.received, data)
+
+    def messages_received(self, messages: list[bytes]) -> None:
+        self._handle(self.session.messages, messages)
+
+    def eof_received(self) -> None:
+        self._handle(self.session.received_eof)
+
+    def write_drained(self) -> None:
+        if not self.corked:
+            self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.code is None:
+            reason = "the connection was lost" if error is None else f"the connection was lost: {_words(error)}"
+            self.session.close(Code.LOST, reason)
+            self._dispatch(self.session.take_events())
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        for pong in (self._pings or {}).values():
+            if not pong.done():
+                pong.set_exception(ChannelClosed(self.code or Code.LOST, self._reason))
+        self._owner.link_ended(self, self.code or Code.LOST, self._reason)
+
+    # --- the owner and the channels call -------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Time has passed; called by the owner about every `TICK_SECONDS`."""
+        self._handle(self.session.tick, now)
+
+    def accept(self, stream: Stream, handler: ChannelHandler | None, *, pieces: bool = False) -> Channel:
+        """Serve a stream that the peer asked for."""
+        self.session.accept(stream, pieces=pieces)
+        return self._attach(stream, handler, couples=True)
+
+    def refuse(self, stream: Stream, code: Code, reason: str) -> None:
+        """Turn it away."""
+        self.session.refuse(stream, code, reason)
+
+    def open(self, service: str, handler: ChannelHandler | None, *, pieces: bool = False) -> Channel:
+        """Ask the peer for a service. Messages may be sent at once; a refusal ends the channel.
+
+        Raises:
+            ChannelClosed: the connection takes no new channels.
+        """
+        stream = self.session.open(service, pieces=pieces)
+        channel = self._attach(stream, handler, couples=False)
+        self.schedule_flush()
+        return channel
+
+    def consumed(self, stream: Stream, nbytes: int) -> None:
+        """The service is done with so much of what it was given."""
+        session = self.session
+        session.consumed(stream, nbytes)
+        if self._read_paused and session.wants_data:
+            self._read_paused = False
+            self._connection.resume_reading()
+        if not self.corked:
+            self.schedule_flush()
+
+    async def ping(self) -> float:
+        """Ask whether the peer is there; returns the round-trip time in seconds."""
+        if self._pings is None:
+            self._pings = {}
+        payload = len(self._pings).to_bytes(8, "big")
+        pong = self._pings[payload] = self._loop.create_future()
+        self.session.ping(payload)
+        self.schedule_flush()
+        sent_at = self._loop.time()
+        try:
+            answered_at: float = await pong
+            return answered_at - sent_at
+        finally:
+            del self._pings[payload]
+
+    def go_away(self, code: Code, reason: str) -> None:
+        """Take no new channels; those that are open go on."""
+        self.session.go_away(code, reason)
+        self.flush()
+
+    def close(self, code: Code = Code.OK, reason: str = "") -> None:
+        """End all channels, tell the peer why, and close the connection when that is sent."""
+        self.session.close(code, reason)
+        self._dispatch(self.session.take_events())
+        self.flush()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._connection.abort()
+
+    def schedule_flush(self) -> None:
+        """Something is to be sent: write at the end of the loop's turn."""
+        if not self._flush_scheduled and not self.corked:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._scheduled_flush)
+
+    def _scheduled_flush(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what the session has, as far as the socket takes it."""
+        session, connection = self.session, self._connection
+        while (room := WRITE_AHEAD_BYTES - connection.write_pending_bytes) > 0:
+            buffers = session.data_to_send(room)
+            if buffers:
+                connection.write(buffers)
+            events = session.take_events()
+            if events:
+                self._dispatch(events)
+            elif not buffers:
+                break
+        if session.write_finished and not self._write_finished and not self._ended:
+            self._write_finished = True
+            connection.finish_writing()
+        if session.deadline != self._deadline_at:
+            self._set_deadline()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _handle(self, step: Callable[..., list[Event]], *args: object) -> None:
+        """One step of the session: input in, handlers called, output written once."""
+        self.corked = True
+        try:
+            self._dispatch(step(*args))
+        finally:
+            self.corked = False
+        self.flush()
+        if not self.session.wants_data and not self._read_paused:
+            self._read_paused = True
+            self._connection.pause_reading()
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            _ON_EVENT[type(event)](self, event)
+
+    def _attach(self, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> Channel:
+        channel = stream.user = Channel(self, stream, handler, couples=couples)
+        if couples:
+            self._guard(channel, channel.opened)
+        return channel
+
+    def _guard(self, channel: Channel, call: Callable[..., None], *args: object) -> None:
+        """A handler that raises loses its own channel, and nothing else."""
+        try:
+            call(*args)
+        except ChannelClosed as error:
+            channel.reset(Code.CANCELLED, str(error))
+        except Exception as error:
+            log.exception("the service '%s' failed; its channel with %s is reset", channel.service, self.peer.address)
+            channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
+
+    def _on_ready(self, event: Ready) -> None:
+        self._owner.link_ready(self)
+
+    def _on_open_requested(self, event: OpenRequested) -> None:
+        self._owner.open_requested(self, event.stream)
+
+    def _on_opened(self, event: Opened) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is not None:
+            self._guard(channel, channel.opened)
+
+    def _on_messages(self, event: Messages) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is None or channel.code is not None:
+            self.session.consumed(event.stream, event.cost_bytes)
+        else:
+            self._guard(channel, channel.deliver, event.messages, event.cost_bytes)
+
+    def _on_piece(self, event: Piece) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is None or channel.code is not None:
+            self.session.consumed(event.stream, event.cost_bytes)
+        else:
+            self._guard(channel, channel.deliver_piece, event.piece, event.message_bytes, event.last, event.cost_bytes)
+
+    def _on_finished(self, event: Finished) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is not None:
+            self._guard(channel, channel.peer_finished)
+
+    def _on_writable(self, event: Writable) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is not None:
+            self._guard(channel, channel.writable)
+
+    def _on_closed(self, event: Closed) -> None:
+        channel: Channel | None = event.stream.user
+        if channel is not None:
+            self._guard(channel, channel.ended, event.code, event.reason)
+
+    def _on_going_away(self, event: GoingAway) -> None:
+        self._owner.link_going_away(self, event.code, event.reason)
+
+    def _on_pong(self, event: Pong) -> None:
+        pong = (self._pings or {}).get(event.payload)
+        if pong is not None and not pong.done():
+            pong.set_result(self._loop.time())
+
+    def _on_ended(self, event: Ended) -> None:
+        self.code, self._reason, self._ended = event.code, event.reason, True
+        if event.abrupt:
+            self._connection.abort()
+            return
+        for buffer in self.session.data_to_send(WRITE_AHEAD_BYTES):
+            self._connection.write([buffer])
+        self._connection.close()
+
+    def _set_deadline(self) -> None:
+        """The session wants to be woken at a time of its own (datagrams), finer than the owner's tick."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._deadline_at = self.session.deadline
+        if self._deadline_at is not None and not self._ended:
+            self._deadline = self._loop.call_at(self._deadline_at, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._deadline = self._deadline_at = None
+        self.tick(self._loop.time())
+
+
+_ON_EVENT: dict[type, Callable[..., None]] = {
+    Ready: Link._on_ready,
+    OpenRequested: Link._on_open_requested,
+    Opened: Link._on_opened,
+    Messages: Link._on_messages,
+    Piece: Link._on_piece,
+    Finished: Link._on_finished,
+    Writable: Link._on_writable,
+    Closed: Link._on_closed,
+    GoingAway: Link._on_going_away,
+    Pong: Link._on_pong,
+    Ended: Link._on_ended,
+}
+
+
+def _words(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).lower()

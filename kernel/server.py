@@ -1,0 +1,332 @@
+"""A server: services on one side, listeners on the other, links between them. Embeddable in any asyncio program.
+
+    async with Server(["echo"], ["tcp://127.0.0.1:0"]) as server:
+        print(server.endpoints)
+
+Start order: everything is checked, then the services start, then the listeners bind; what fails half-way undoes what
+was done. Drain order: listeners close, peers are told (GOAWAY), channels finish their work until the deadline, links
+close, services stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
+
+from kernel import options
+from kernel.api import Connection, Listener, Peer, Service, ServiceContext
+from kernel.channel import Channel
+from kernel.endpoint import Endpoint
+from kernel.errors import Code, PluginError, StartError, UsageError
+from kernel.limits import Limits
+from kernel.link import TICK_SECONDS, Link
+from kernel.registry import SERVICES, Registry
+from kernel.session.base import Stream
+from kernel.wiring import Wiring, check_needs, wire
+
+log = logging.getLogger("kernel.server")
+
+# When stopping: how long goodbyes may take to leave.
+_GOODBYE_SECONDS = 1.0
+
+
+class Server:
+    """Serve some services on some endpoints. The constructor only remembers; `start` does.
+
+    Args:
+        plugins: services: `"echo"`, `"echo?mode=upper"`, or instances of `Service` that are made already.
+        listen: endpoints, in the order in which `endpoints` will give what was bound.
+        limits: see `Limits`.
+        registry: where plugins are found; None: all that is installed.
+    """
+
+    def __init__(
+        self,
+        plugins: Sequence[str | Service],
+        listen: Sequence[str | Endpoint],
+        *,
+        limits: Limits | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._plugins = list(plugins)
+        self._listen = list(listen)
+        self._registry = registry or Registry()
+        self._services: dict[str, _Hosted] = {}
+        self._listeners: list[tuple[Listener, Wiring]] = []
+        self._links: set[Link] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._closed: asyncio.Event | None = None
+        self._idle: asyncio.Event | None = None
+        self._linkless = asyncio.Event()
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Check everything, start the services, bind the listeners.
+
+        Raises:
+            UsageError: something is wrong with what was asked for.
+            StartError: the outside world refused.
+        """
+        if self._closed is not None:
+            raise UsageError("this server was started before: make another one")
+        self._closed, self._idle = asyncio.Event(), asyncio.Event()
+        wirings = self._check()
+        try:
+            for hosted in self._services.values():
+                await hosted.start()
+            for wiring in wirings:
+                listener = await wiring.transport.listen(lambda connection, w=wiring: self._accept(connection, w))  # type: ignore[misc]
+                self._listeners.append((listener, wiring))
+        except BaseException:
+            await self.stop()
+            raise
+        self._tick()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """What was bound, in the order of `listen`; a client can dial each."""
+        return [listener.endpoint for listener, _ in self._listeners]
+
+    @property
+    def listening(self) -> list[tuple[Endpoint, Wiring]]:
+        """What was bound, with how it is served."""
+        return [(listener.endpoint, wiring) for listener, wiring in self._listeners]
+
+    @property
+    def channels(self) -> list[Channel]:
+        """All channels that are open."""
+        return [channel for link in self._links for channel in link.channels]
+
+    async def drain(self, deadline_seconds: float | None = None) -> None:
+        """Stop in order: take nothing new, let channels finish until the deadline, then stop.
+
+        Args:
+            deadline_seconds: None: `Limits.drain_seconds_max`.
+        """
+        if self._idle is None or self._draining:
+            return
+        self._draining = True
+        await self._close_listeners()
+        for link in list(self._links):
+            link.go_away(Code.SHUTTING_DOWN, "the server is shutting down")
+        self._check_idle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.drain_seconds_max if deadline_seconds is None else deadline_seconds):
+                await self._idle.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop now: channels are reset, connections closed. May be called at any time, and twice."""
+        if self._closed is None or self._closed.is_set():
+            return
+        self._draining = True
+        await self._close_listeners()
+        for link in list(self._links):
+            link.close(Code.SHUTTING_DOWN, "the server is shutting down")
+        for hosted in self._services.values():
+            await hosted.stop()
+        if self._links:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self._linkless.wait()
+        for link in list(self._links):
+            link.abort()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server has stopped."""
+        if self._closed is not None:
+            await self._closed.wait()
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # --- start -----------------------------------------------------------------------------------------------------
+
+    def _check(self) -> list[Wiring]:
+        """All that can be known before anything is started."""
+        if not self._plugins:
+            raise UsageError("a server needs a service: name at least one plugin, for example echo")
+        if not self._listen:
+            raise UsageError("a server needs an endpoint to listen on, for example tcp://127.0.0.1:7000")
+        for plugin in self._plugins:
+            hosted = _Hosted.make(plugin, self.limits, self._registry)
+            if hosted.name in self._services:
+                raise PluginError(f"the service '{hosted.name}' is named twice: serve it once, on several endpoints")
+            self._services[hosted.name] = hosted
+        only = next(iter(self._services)) if len(self._services) == 1 else ""
+        wirings = [wire(e, self._registry, self.limits, client=False, service=only) for e in self._listen]
+        for wiring in wirings:
+            self._check_wiring(wiring)
+        return wirings
+
+    def _check_wiring(self, wiring: Wiring) -> None:
+        bound = [wiring.service] if not wiring.channels else list(self._services)
+        for name in bound:
+            if name not in self._services:
+                names = ", ".join(self._services)
+                what = (
+                    f"serves '{name}', which is not among the plugins"
+                    if name
+                    else "has no channels to tell services apart"
+                )
+                raise UsageError(
+                    f"'{wiring.endpoint}' (framing={wiring.framing}) {what}: add service=NAME to it, one of {names}"
+                )
+            check_needs(name, self._services[name].service.needs, wiring)
+
+    async def _close_listeners(self) -> None:
+        for listener, _ in self._listeners:
+            await listener.close()
+
+    # --- links -----------------------------------------------------------------------------------------------------
+
+    def _accept(self, connection: Connection, wiring: Wiring) -> None:
+        if self._draining or len(self._links) >= self.limits.connections_max:
+            connection.abort()
+            return
+        peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal)
+        link = Link(connection, wiring.session(connection), self, peer)
+        link.message_bytes_max = wiring.capabilities.message_bytes_max
+        self._links.add(link)
+        self._linkless.clear()
+        link.start()
+
+    def link_ready(self, link: Link) -> None:
+        log.debug("%s is connected", link.peer.address)
+
+    def open_requested(self, link: Link, stream: Stream) -> None:
+        hosted = self._services.get(stream.service)
+        if hosted is None:
+            names = ", ".join(self._services)
+            link.refuse(stream, Code.NO_SUCH_SERVICE, f"there is no service '{stream.service}' here, but {names}")
+        else:
+            hosted.open(link, stream)
+
+    def link_going_away(self, link: Link, code: Code, reason: str) -> None:
+        """A client that takes no new channels changes nothing: we open none."""
+
+    def link_ended(self, link: Link, code: Code, reason: str) -> None:
+        self._links.discard(link)
+        if not self._links:
+            self._linkless.set()
+        log.log(
+            logging.DEBUG if code is Code.OK else logging.INFO, "%s ended: %s %s", link.peer.address, code.label, reason
+        )
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if self._draining and self._idle is not None and not any(link.channels for link in self._links):
+            self._idle.set()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for link in list(self._links):
+            link.tick(now)
+        self._check_idle()
+        self._ticker = loop.call_later(TICK_SECONDS, self._tick)
+
+
+class _Hosted:
+    """A service in a server, with the tasks that run for it."""
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.service = service
+        self.name = name
+        self._serves = type(service).serve is not Service.serve
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = False
+
+    @classmethod
+    def make(cls, plugin: str | Service, limits: Limits, registry: Registry) -> _Hosted:
+        """From a plugin string, or a service that exists already."""
+        if isinstance(plugin, Service):
+            return cls(plugin, plugin.name)
+        name, given = _parse_plugin(plugin)
+        kind: type[Service] = registry.load(SERVICES, name)
+        tasks: list[_Hosted] = []
+        context = ServiceContext(
+            name, limits, logging.getLogger(f"kernel.service.{name}"), lambda work: tasks[0].spawn(work)
+        )
+        hosted = cls(kind(options.parse(kind.Options, given, f"the service {name}"), context), name)
+        tasks.append(hosted)
+        return hosted
+
+    async def start(self) -> None:
+        self._started = True
+        try:
+            await self.service.start()
+        except (UsageError, StartError):
+            raise
+        except Exception as error:
+            raise StartError(f"the service '{self.name}' could not start: {type(error).__name__}: {error}") from error
+
+    async def stop(self) -> None:
+        if not self._started:
+            return
+        self._started = False
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        try:
+            await self.service.stop()
+        except Exception:
+            log.exception("the service '%s' failed to stop", self.name)
+
+    def open(self, link: Link, stream: Stream) -> None:
+        pieces = not self.service.whole_messages
+        if not self._serves:
+            link.accept(stream, self.service, pieces=pieces)
+            return
+        channel = link.accept(stream, None, pieces=pieces)
+        task = self.spawn(self._serve(channel))
+        self.spawn(_cancel_when_over(channel, task))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _serve(self, channel: Channel) -> None:
+        try:
+            await self.service.serve(channel)
+            channel.close()
+        except asyncio.CancelledError:
+            channel.reset(Code.CANCELLED, "the service was cancelled")
+            raise
+        except Exception as error:
+            if channel.code is None:
+                log.exception("the service '%s' failed; its channel with %s is reset", self.name, channel.peer.address)
+            channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
+
+
+async def _cancel_when_over(channel: Channel, task: asyncio.Task[None]) -> None:
+    """A service whose channel is gone has nobody to serve."""
+    await channel.wait_closed()
+    task.cancel()
+
+
+def _parse_plugin(text: str) -> tuple[str, dict[str, str]]:
+    """`echo?mode=upper` is a name and options, like an endpoint's."""
+    endpoint = Endpoint.parse(f"plugin://{text}")
+    return endpoint.address, endpoint.options
+
+
+def plugin_names(plugins: Iterable[str | Service]) -> list[str]:
+    """The names of services given as `Server` takes them."""
+    return [plugin.name if isinstance(plugin, Service) else _parse_plugin(plugin)[0] for plugin in plugins]

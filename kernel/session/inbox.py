@@ -1,0 +1,233 @@
+"""What a KNL/1 session receives on its channels: messages out of DATA frames, and the credit that pays for them.
+
+Credit that we grant: a window is spent as frames arrive and given back as the service consumes them, in halves of the
+window, so that CREDIT frames stay rare. While a long message is being put together nobody can consume it, so its frames
+are given back at once, as long as the service holds nothing else of that stream (then they wait in `unread_bytes`): the
+service never holds more than a window and one long message.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from kernel.errors import Code
+from kernel.framing import knl
+from kernel.framing.interface import Assembler, Engine
+from kernel.limits import Limits
+from kernel.session.base import Closed, Fault, Finished, Messages, Piece, Stream
+from kernel.session.outbox import Outbox
+
+_CREDIT = struct.Struct(">I")
+_MESSAGE_BYTES = struct.Struct(">Q")
+
+
+class StreamFault(Exception):
+    """What the peer wants to send is not taken here: its stream is reset, the connection lives on."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class ReceiveState:
+    """What the inbox keeps for a stream.
+
+    Attributes:
+        credit_bytes: what the peer may still send.
+        ungranted_bytes: consumed, and not yet announced to the peer.
+        unread_bytes: cost of a long message's frames that wait until the service has consumed what it holds.
+        message_bytes: length of the long message that is arriving, else None.
+        rest_bytes: what is missing of it.
+        assembler: where it is put together; None in pieces mode.
+    """
+
+    __slots__ = ("assembler", "credit_bytes", "message_bytes", "rest_bytes", "ungranted_bytes", "unread_bytes")
+
+    def __init__(self, credit_bytes: int) -> None:
+        self.credit_bytes = credit_bytes
+        self.ungranted_bytes = 0
+        self.unread_bytes = 0
+        self.message_bytes: int | None = None
+        self.rest_bytes = 0
+        self.assembler: Assembler | None = None
+
+
+class Inbox:
+    """The receiving half of a session; its events go where the outbox's go, its CREDIT frames into the outbox."""
+
+    __slots__ = ("_assembly_bytes", "_credit_bytes", "_engine", "_limits", "_outbox", "_ungranted_bytes")
+
+    def __init__(self, limits: Limits, engine: Engine, outbox: Outbox) -> None:
+        self._limits = limits
+        self._engine = engine
+        self._outbox = outbox
+        self._credit_bytes = limits.connection_credit_bytes
+        self._ungranted_bytes = 0
+        self._assembly_bytes = 0
+
+    # --- frames in -----------------------------------------------------------------------------------------------
+
+    def receive(self, stream: Stream, flags: int, payloads: list[bytes], payload_bytes: int) -> None:
+        """A run of DATA frames without FIN.
+
+        Raises:
+            Fault: more than the credit, or frames that make no message.
+            StreamFault: a message that is too long for us.
+        """
+        state: ReceiveState = stream.state.receive
+        cost = self._spend(payloads, payload_bytes)
+        state.credit_bytes -= cost
+        if state.credit_bytes < 0:
+            raise Fault(
+                Code.FLOW_CONTROL, f"{-state.credit_bytes} bytes more than the credit of channel {stream.channel}"
+            )
+        if not stream.remote_open:
+            raise Fault(Code.PROTOCOL, f"DATA after FIN on channel {stream.channel}")
+        if state.message_bytes is None and not flags & (knl.BEGIN | knl.MORE):
+            self._deliver(stream, payloads, cost)
+        else:
+            self._receive_long(stream, flags, payloads)
+
+    def finish(self, stream: Stream, payloads: list[bytes], payload_bytes: int) -> None:
+        """FIN."""
+        state: ReceiveState = stream.state.receive
+        if payload_bytes or len(payloads) > 1:
+            raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} carries data or comes twice")
+        if not stream.remote_open or state.message_bytes is not None:
+            raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} comes twice, or inside a message")
+        stream.remote_open = False
+        self._outbox.events.append(Finished(stream))
+        if not stream.local_open:
+            self._outbox.events.append(Closed(stream, Code.OK, ""))
+
+    def discard(self, payloads: list[bytes], payload_bytes: int) -> None:
+        """Late DATA for a channel that is gone: it cost the connection's credit, which is given back."""
+        self._grant_connection(self._spend(payloads, payload_bytes))
+
+    def _spend(self, payloads: list[bytes], payload_bytes: int) -> int:
+        cost = payload_bytes + knl.HEADER_BYTES * len(payloads)
+        self._credit_bytes -= cost
+        if self._credit_bytes < 0:
+            raise Fault(Code.FLOW_CONTROL, f"{-self._credit_bytes} bytes more than the connection's credit")
+        return cost
+
+    def _deliver(self, stream: Stream, messages: list[bytes], cost: int) -> None:
+        stream.held_bytes += cost
+        self._outbox.events.append(Messages(stream, messages, cost))
+
+    # --- messages longer than a frame ------------------------------------------------------------------------------
+
+    def _receive_long(self, stream: Stream, flags: int, payloads: list[bytes]) -> None:
+        """A run that continues or begins long messages, and may go on with short ones."""
+        state: ReceiveState = stream.state.receive
+        for at, payload in enumerate(payloads):
+            if state.message_bytes is None and not flags & knl.BEGIN:
+                if flags & knl.MORE:
+                    raise Fault(Code.PROTOCOL, f"a message on channel {stream.channel} continues that never began")
+                self._deliver(stream, payloads[at:], _cost(payloads[at:]))
+                return
+            part = payload
+            if flags & knl.BEGIN:
+                try:
+                    part = self._begin(stream, payload)
+                except StreamFault:
+                    self._grant_connection(_cost(payloads[at:]))
+                    raise
+            self._receive_part(stream, part, _cost([payload]), last=not flags & knl.MORE)
+
+    def _begin(self, stream: Stream, payload: bytes) -> bytes:
+        """Read a BEGIN frame's announcement; returns the rest of its payload."""
+        state: ReceiveState = stream.state.receive
+        if state.message_bytes is not None:
+            raise Fault(Code.PROTOCOL, f"a message on channel {stream.channel} begins inside another")
+        if len(payload) < _MESSAGE_BYTES.size:
+            raise Fault(Code.PROTOCOL, f"BEGIN on channel {stream.channel} without a length")
+        message_bytes: int = _MESSAGE_BYTES.unpack_from(payload)[0]
+        if not stream.pieces:
+            self._check_length(message_bytes)
+            self._assembly_bytes += message_bytes
+            state.assembler = self._engine.assembler(message_bytes, self._limits.message_bytes_max)
+        state.message_bytes = state.rest_bytes = message_bytes
+        return payload[_MESSAGE_BYTES.size :]
+
+    def _check_length(self, message_bytes: int) -> None:
+        limits = self._limits
+        if message_bytes > limits.message_bytes_max:
+            raise StreamFault(
+                Code.MESSAGE_TOO_LARGE,
+                f"a message of {message_bytes} bytes, the limit is {limits.message_bytes_max} (message_bytes_max)",
+            )
+        if message_bytes > limits.assembly_bytes_max - self._assembly_bytes:
+            raise StreamFault(
+                Code.OVERLOADED,
+                f"unfinished messages of {self._assembly_bytes + message_bytes} bytes, the limit is "
+                f"{limits.assembly_bytes_max} (assembly_bytes_max)",
+            )
+
+    def _receive_part(self, stream: Stream, part: bytes, cost: int, *, last: bool) -> None:
+        """Some bytes of the long message that is arriving."""
+        state: ReceiveState = stream.state.receive
+        assert state.message_bytes is not None
+        message_bytes = state.message_bytes
+        state.rest_bytes -= len(part)
+        if state.rest_bytes < 0 or last != (state.rest_bytes == 0):
+            raise Fault(
+                Code.PROTOCOL,
+                f"a message of {message_bytes} bytes on channel {stream.channel} ends with "
+                f"{state.rest_bytes} bytes missing",
+            )
+        if last:
+            state.message_bytes = None
+        if state.assembler is None:
+            stream.held_bytes += cost
+            self._outbox.events.append(Piece(stream, part, message_bytes, last, cost))
+            return
+        message = state.assembler.add(part)
+        if message is not None:
+            state.assembler = None
+            self._assembly_bytes -= message_bytes
+            self._deliver(stream, [message], cost)
+        elif stream.held_bytes:
+            state.unread_bytes += cost
+        else:
+            self._grant(stream, cost)
+
+    # --- credit ----------------------------------------------------------------------------------------------------
+
+    def consumed(self, stream: Stream, nbytes: int) -> None:
+        """The service is done with so much."""
+        state: ReceiveState = stream.state.receive
+        stream.held_bytes -= nbytes
+        if not stream.held_bytes and state.unread_bytes:
+            nbytes += state.unread_bytes
+            state.unread_bytes = 0
+        self._grant(stream, nbytes)
+
+    def forget(self, stream: Stream) -> None:
+        """The stream is over: what it held of the connection is given back."""
+        state: ReceiveState = stream.state.receive
+        if state.assembler is not None and state.message_bytes is not None:
+            self._assembly_bytes -= state.message_bytes
+        state.message_bytes = state.assembler = None
+        self._grant_connection(stream.held_bytes + state.unread_bytes)
+
+    def _grant(self, stream: Stream, nbytes: int) -> None:
+        state: ReceiveState = stream.state.receive
+        state.ungranted_bytes += nbytes
+        if state.ungranted_bytes * 2 >= self._limits.channel_credit_bytes and stream.remote_open:
+            self._outbox.control(knl.CREDIT, stream.channel, _CREDIT.pack(state.ungranted_bytes))
+            state.credit_bytes += state.ungranted_bytes
+            state.ungranted_bytes = 0
+        self._grant_connection(nbytes)
+
+    def _grant_connection(self, nbytes: int) -> None:
+        self._ungranted_bytes += nbytes
+        if self._ungranted_bytes * 2 >= self._limits.connection_credit_bytes:
+            self._outbox.control(knl.CREDIT, 0, _CREDIT.pack(self._ungranted_bytes))
+            self._credit_bytes += self._ungranted_bytes
+            self._ungranted_bytes = 0
+
+
+def _cost(payloads: list[bytes]) -> int:
+    return sum(map(len, payloads)) + knl.HEADER_BYTES * len(payloads)

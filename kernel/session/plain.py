@@ -1,0 +1,268 @@
+"""A plain framing: one connection is one channel, bound to one service. No handshake, no credit, nothing in band.
+
+What the protocol cannot say, the connection says: half-close is the connection's half-close, a reset aborts it, and
+back-pressure is not to read (`wants_data`). Receiving and sending may be framed differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kernel.api import Buffer
+from kernel.errors import ChannelClosed, Code, UsageError
+from kernel.framing.errors import DecodeError, EncodeError, ErrorCode
+from kernel.framing.interface import Decoder
+from kernel.limits import Limits
+from kernel.session.base import (
+    Closed,
+    Ended,
+    Event,
+    Finished,
+    Messages,
+    Opened,
+    OpenRequested,
+    Ready,
+    Session,
+    Stream,
+    Writable,
+)
+
+# What a queued message costs beside its bytes, so that empty ones are not free.
+_MESSAGE_COST_BYTES = 16
+
+Encode = Callable[[Sequence[Buffer]], list[Buffer]]
+
+
+class PlainSession(Session):
+    """One channel over one connection.
+
+    Args:
+        client: this side dialled.
+        decoder: cuts what arrives into messages; None where the transport preserves messages.
+        encode: makes the buffers to write from queued messages.
+        service: at the server, the service that the listener is bound to.
+    """
+
+    __slots__ = (
+        "_client", "_decoder", "_encode", "_ended", "_events", "_finishing", "_pieces", "_releasing", "_service",
+        "_stream", "limits",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, client: bool, decoder: Decoder[bytes] | None, encode: Encode, limits: Limits, service: str = ""
+    ) -> None:
+        self.limits = limits
+        self._client = client
+        self._decoder = decoder
+        self._encode = encode
+        self._service = service
+        self._stream: Stream | None = None
+        self._events: list[Event] = []
+        self._pieces: list[Buffer] = []
+        self._ended = False
+        self._releasing = False
+        self._finishing = False
+
+    def started(self) -> list[Event]:
+        self._events.append(Ready({}))
+        if not self._client:
+            self._stream = Stream(0, self._service)
+            self._events.append(OpenRequested(self._stream))
+        return self.take_events()
+
+    def take_events(self) -> list[Event]:
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [self._stream] if self._stream is not None and not self._ended else []
+
+    @property
+    def wants_data(self) -> bool:
+        return self._stream is None or self._stream.held_bytes < self.limits.channel_credit_bytes
+
+    @property
+    def write_finished(self) -> bool:
+        return self._finishing and self._stream is not None and not self._stream.local_open
+
+    @property
+    def deadline(self) -> float | None:
+        return None
+
+    def tick(self, now: float) -> list[Event]:
+        return []
+
+    # --- from the peer -------------------------------------------------------------------------------------------
+
+    def wanted(self) -> memoryview | None:
+        return None if self._ended or self._decoder is None else self._decoder.wanted()
+
+    def filled(self, nbytes: int) -> list[Event]:
+        assert self._decoder is not None
+        return self._take(self._decoder, self._decoder.filled(nbytes), nbytes)
+
+    def received(self, data: Buffer) -> list[Event]:
+        if self._ended or self._decoder is None:
+            return []
+        return self._take(self._decoder, self._decoder.feed(data), len(data))
+
+    def messages(self, packets: list[bytes]) -> list[Event]:
+        self._deliver(packets, sum(map(len, packets)) + _MESSAGE_COST_BYTES * len(packets))
+        return self.take_events()
+
+    def received_eof(self) -> list[Event]:
+        if self._ended or self._stream is None:
+            self._ended = True
+            self._events.append(Ended(Code.OK, "", by_peer=True))
+            return self.take_events()
+        if self._decoder is not None:
+            self._deliver(self._decoder.finish(), 0)
+            if self._decoder.error is not None:
+                return self._corrupt(self._decoder.error)
+        self._stream.remote_open = False
+        self._events.append(Finished(self._stream))
+        self._end_if_over()
+        return self.take_events()
+
+    def _take(self, decoder: Decoder[bytes], messages: list[bytes], nbytes: int) -> list[Event]:
+        self._deliver(messages, nbytes)
+        return self.take_events() if decoder.error is None else self._corrupt(decoder.error)
+
+    def _deliver(self, messages: list[bytes], cost: int) -> None:
+        stream = self._stream
+        if messages and stream is not None and not self._ended:
+            stream.held_bytes += cost
+            self._events.append(Messages(stream, messages, cost))
+
+    def _corrupt(self, error: DecodeError) -> list[Event]:
+        code = Code.FRAME_TOO_LARGE if error.code is ErrorCode.TOO_LARGE else Code.PROTOCOL
+        self._end(code, str(error), by_peer=True)
+        return self.take_events()
+
+    def _end(self, code: Code, reason: str, *, by_peer: bool) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._stream is not None:
+            self._stream.local_open = self._stream.remote_open = False
+            self._events.append(Closed(self._stream, code, reason))
+        self._events.append(Ended(code, reason, by_peer, abrupt=code is not Code.OK))
+
+    def _end_if_over(self) -> None:
+        stream = self._stream
+        if stream is not None and not stream.local_open and (self._releasing or not stream.remote_open):
+            self._end(Code.OK, "", by_peer=False)
+
+    # --- from our side -------------------------------------------------------------------------------------------
+
+    def open(self, service: str, *, pieces: bool = False) -> Stream:
+        if self._stream is not None:
+            raise UsageError("a plain framing has one channel in a connection: use framing=knl for many")
+        if self._ended:
+            raise ChannelClosed(Code.LOST, "the connection is over")
+        self._stream = Stream(0, service)
+        self._stream.accepted = True
+        self._events.append(Opened(self._stream))
+        return self._stream
+
+    def accept(self, stream: Stream, *, pieces: bool = False) -> None:
+        stream.accepted = True
+
+    def refuse(self, stream: Stream, code: Code, reason: str) -> None:
+        self._end(code, reason, by_peer=False)
+
+    def send(self, stream: Stream, message: Buffer) -> None:
+        self._check_sendable(stream)
+        stream.outgoing.append(message)
+        stream.outgoing_bytes += len(message)
+
+    def send_many(self, stream: Stream, messages: list[bytes]) -> None:
+        self._check_sendable(stream)
+        stream.outgoing.extend(messages)
+        stream.outgoing_bytes += sum(map(len, messages))
+
+    def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
+        if message_bytes > self.limits.message_bytes_max:
+            raise UsageError(
+                f"a message of {message_bytes} bytes over a plain framing, the limit is "
+                f"{self.limits.message_bytes_max} (message_bytes_max): use framing=knl"
+            )
+        self._pieces.append(piece)
+        if last:
+            message = b"".join(self._pieces)
+            self._pieces = []
+            if len(message) != message_bytes:
+                raise UsageError(f"the pieces add up to {len(message)} bytes, {message_bytes} were announced")
+            self.send(stream, message)
+
+    def consumed(self, stream: Stream, nbytes: int) -> None:
+        stream.held_bytes -= nbytes
+
+    def finish(self, stream: Stream) -> None:
+        if stream.local_open:
+            self._finishing = True
+
+    def release(self, stream: Stream) -> None:
+        self._releasing = True
+        self.finish(stream)
+        if not stream.local_open:
+            self._end_if_over()
+
+    def reset(self, stream: Stream, code: Code, reason: str) -> None:
+        stream.outgoing.clear()
+        self._end(code, reason, by_peer=False)
+
+    def ping(self, payload: bytes) -> None:
+        raise UsageError("a plain framing has no ping: use framing=knl")
+
+    def go_away(self, code: Code, reason: str) -> None:
+        """Nothing in band says it; the channel that is open goes on."""
+
+    def close(self, code: Code, reason: str) -> None:
+        self._end(code, reason, by_peer=False)
+
+    def data_to_send(self, bytes_max: int) -> list[Buffer]:
+        stream = self._stream
+        if stream is None or self._ended:
+            return []
+        buffers: list[Buffer] = []
+        outgoing = stream.outgoing
+        if outgoing:
+            if stream.outgoing_bytes <= bytes_max:
+                messages: Sequence[Buffer] = list(outgoing)
+                outgoing.clear()
+                stream.outgoing_bytes = 0
+            else:
+                messages = self._take_some(stream, bytes_max)
+            try:
+                buffers = self._encode(messages)
+            except EncodeError as error:
+                self._end(Code.INTERNAL, str(error), by_peer=False)
+                return []
+        if not outgoing:
+            self._emptied(stream)
+        return buffers
+
+    def _take_some(self, stream: Stream, bytes_max: int) -> list[Buffer]:
+        messages: list[Buffer] = []
+        while stream.outgoing and bytes_max > 0:
+            message = stream.outgoing.popleft()
+            stream.outgoing_bytes -= len(message)
+            bytes_max -= len(message)
+            messages.append(message)
+        return messages
+
+    def _emptied(self, stream: Stream) -> None:
+        if stream.wants_writable:
+            stream.wants_writable = False
+            self._events.append(Writable(stream))
+        if self._finishing and stream.local_open:
+            stream.local_open = False
+            self._end_if_over()
+
+    def _check_sendable(self, stream: Stream) -> None:
+        if self._ended or self._finishing or not stream.local_open:
+            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")

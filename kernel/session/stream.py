@@ -1,0 +1,524 @@
+"""KNL/1 over a stream of bytes: many channels in one connection. docs/protocol.md is the specification.
+
+Here stand the state machine, the control frames and the table of channels. The receiving half of the channels is the
+inbox, the sending half the outbox, the way to READY the handshake. A peer's fault is raised as `Fault` and becomes
+ERROR and `Ended` at one place (`_fail`).
+
+Channels: the client's numbers are odd, the server's even, each side counts up and never uses one twice. So a frame
+for a channel that is unknown and not above the last one is late, and for any other unknown channel it is a fault.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from kernel.api import Buffer
+from kernel.errors import ChannelClosed, Code, UsageError
+from kernel.framing import Knl, engine, knl
+from kernel.framing.errors import DecodeError, ErrorCode
+from kernel.limits import Limits
+from kernel.session import fields
+from kernel.session.base import (
+    Closed,
+    Ended,
+    Event,
+    Fault,
+    GoingAway,
+    Opened,
+    OpenRequested,
+    Pong,
+    Ready,
+    Session,
+    Stream,
+)
+from kernel.session.handshake import NO_MECHANISM, Authenticator, Handshake, Hello
+from kernel.session.inbox import Inbox, ReceiveState, StreamFault
+from kernel.session.outbox import Outbox, SendState
+from kernel.session.preface import PREFACE
+
+SERVICE_BYTES_MAX = 255
+REASON_BYTES_MAX = 512
+PING_BYTES_MAX = 64
+CREDIT_BYTES_MAX = 2**31 - 1
+CHANNEL_MAX = 2**32 - 1
+
+_OPEN_SERVICE = 1
+_CODE = struct.Struct(">H")
+_CREDIT = struct.Struct(">I")
+_GOAWAY = struct.Struct(">HI")
+# A CREDIT of at least this much answers as much data of ours; smaller ones count as control frames.
+_FREE_CREDIT_BYTES = 4 * 1024
+
+_FRAMING_CODES = {
+    ErrorCode.TOO_LARGE: Code.FRAME_TOO_LARGE,
+    ErrorCode.BAD_CHECKSUM: Code.BAD_CHECKSUM,
+    ErrorCode.BAD_VERSION: Code.VERSION,
+}
+
+
+class _State:
+    """What a stream's two halves keep; both know only their own."""
+
+    __slots__ = ("receive", "send")
+
+    def __init__(self, receive_credit_bytes: int, send_credit_bytes: int) -> None:
+        self.receive = ReceiveState(receive_credit_bytes)
+        self.send = SendState(send_credit_bytes)
+
+
+class StreamSession(Session):
+    """One connection's KNL/1 state, either role.
+
+    Args:
+        client: this side dialled.
+        limits: what we allow the peer; HELLO announces it.
+        authenticator: made for this connection, or None where nobody asks.
+        checksums: ask the peer to checksum its payloads too.
+        engine_name: which framing engine; None: the process's own.
+    """
+
+    __slots__ = (
+        "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_going_away", "_handshake", "_heard",
+        "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last", "_peer_going_away", "_pinged",
+        "_started_at", "_streams", "_ticked_at", "limits",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        limits: Limits,
+        authenticator: Authenticator | None = None,
+        checksums: bool = False,
+        engine_name: str | None = None,
+    ) -> None:
+        self.limits = limits
+        self._client = client
+        self._engine = engine(engine_name)
+        self._decoder = self._engine.decoder(Knl(limits.frame_bytes_max))
+        mechanism = authenticator.mechanism if authenticator else NO_MECHANISM
+        self._handshake: Handshake | None = Handshake(
+            client=client,
+            hello=Hello.of(limits, checksums=checksums, mechanism=mechanism),
+            authenticator=authenticator,
+            bytes_max=limits.handshake_bytes_max,
+        )
+        self._peer: Hello | None = None
+        self._outbox = Outbox(self._engine)
+        self._inbox = Inbox(limits, self._engine, self._outbox)
+        self._streams: dict[int, Stream] = {}
+        self._next_channel = 1 if client else 2
+        self._peer_channel_last = 0
+        self._ended = False
+        self._going_away = False
+        self._peer_going_away = False
+        self._heard = True
+        self._heard_at = 0.0
+        self._pinged = False
+        self._started_at: float | None = None
+        self._ticked_at = 0.0
+        self._control_tokens = float(limits.control_frames_per_second_max)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def started(self) -> list[Event]:
+        assert self._handshake is not None
+        self._outbox.raw(PREFACE)
+        self._outbox.control(knl.HELLO, 0, self._handshake.hello.pack())
+        return []
+
+    def take_events(self) -> list[Event]:
+        events = self._outbox.events
+        if events:
+            self._outbox.events = []
+            for event in events:
+                if type(event) is Closed:
+                    self._forget(event.stream)
+        return events
+
+    @property
+    def streams(self) -> list[Stream]:
+        return list(self._streams.values())
+
+    @property
+    def deadline(self) -> float | None:
+        return None
+
+    def tick(self, now: float) -> list[Event]:
+        if self._ended:
+            return []
+        if self._started_at is None:
+            self._started_at = self._heard_at = self._ticked_at = now
+        elapsed, self._ticked_at = now - self._ticked_at, now
+        rate = self.limits.control_frames_per_second_max
+        self._control_tokens = min(rate, self._control_tokens + elapsed * rate)
+        if self._handshake is not None and now - self._started_at >= self.limits.handshake_seconds_max:
+            self._fail(Fault(Code.HANDSHAKE_TIMEOUT, f"no handshake within {self.limits.handshake_seconds_max:g} s"))
+        elif self._heard:
+            self._heard, self._heard_at, self._pinged = False, now, False
+        elif now - self._heard_at >= self.limits.idle_seconds_max:
+            self._fail(Fault(Code.IDLE, f"nothing heard for {self.limits.idle_seconds_max:g} s, pings unanswered"))
+        elif now - self._heard_at >= self.limits.ping_interval_seconds and not self._pinged and not self._handshake:
+            self._pinged = True
+            self.ping(b"")
+        return self.take_events()
+
+    @property
+    def over(self) -> bool:
+        """`Ended` has been given."""
+        return self._ended
+
+    def close(self, code: Code, reason: str) -> None:
+        if self._ended:
+            return
+        if code is Code.OK:
+            self.go_away(code, reason)
+        else:
+            self._outbox.control(knl.ERROR, 0, _CODE.pack(code) + _reason(reason))
+        self._end(code, reason, by_peer=False)
+
+    def received_eof(self) -> list[Event]:
+        if self._ended:
+            return []
+        if self._handshake is not None:
+            self._end(Code.LOST, "the peer closed the connection during the handshake", by_peer=True)
+        elif self._streams or self._decoder.pending_bytes:
+            self._end(Code.LOST, "the peer closed the connection", by_peer=True)
+        else:
+            self._end(Code.OK, "", by_peer=True)
+        return self.take_events()
+
+    def _fail(self, fault: Fault) -> None:
+        self._outbox.control(knl.ERROR, 0, _CODE.pack(fault.code) + _reason(fault.reason))
+        self._end(fault.code, fault.detail, by_peer=True)
+
+    def _end(self, code: Code, reason: str, *, by_peer: bool) -> None:
+        self._ended = True
+        self._handshake = None
+        self._outbox.drop_all()
+        code_of_streams = Code.LOST if code is Code.OK else code
+        self._outbox.events += [Closed(stream, code_of_streams, reason) for stream in self._streams.values()]
+        self._outbox.events.append(Ended(code, reason, by_peer))
+
+    # --- bytes in ------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> memoryview | None:
+        return None if self._ended else self._decoder.wanted()
+
+    def filled(self, nbytes: int) -> list[Event]:
+        return self._take_runs(lambda: self._decoder.filled(nbytes))
+
+    def received(self, data: Buffer) -> list[Event]:
+        return self._take_runs(lambda: self._decoder.feed(data if self._handshake is None else self._unprefaced(data)))
+
+    def messages(self, packets: list[bytes]) -> list[Event]:
+        return [event for packet in packets for event in self.received(packet)]
+
+    def _unprefaced(self, data: Buffer) -> bytes:
+        assert self._handshake is not None
+        return self._handshake.received(bytes(data))
+
+    def _take_runs(self, decode: Callable[[], list[tuple[int, int, int, list[bytes], int]]]) -> list[Event]:
+        if self._ended:
+            return []
+        self._heard = True
+        try:
+            for frame_type, flags, channel, payloads, payload_bytes in decode():
+                if frame_type == knl.DATA:
+                    self._on_data(flags, channel, payloads, payload_bytes)
+                else:
+                    self._on_control(frame_type, flags, channel, payloads)
+                if self.over:
+                    return self.take_events()
+            if self._decoder.error is not None:
+                raise _framing_fault(self._decoder.error)
+            if self._handshake is not None:
+                self._handshake.check_budget()
+        except Fault as fault:
+            self._fail(fault)
+        return self.take_events()
+
+    # --- DATA ----------------------------------------------------------------------------------------------------
+
+    def _on_data(self, flags: int, channel: int, payloads: list[bytes], payload_bytes: int) -> None:
+        if self._handshake is not None:
+            raise Fault(Code.PROTOCOL, "DATA before the handshake has ended")
+        stream = self._streams.get(channel)
+        if stream is None:
+            self._check_late(channel)
+            self._inbox.discard(payloads, payload_bytes)
+        elif flags & knl.FIN:
+            self._inbox.finish(stream, payloads, payload_bytes)
+        else:
+            try:
+                self._inbox.receive(stream, flags, payloads, payload_bytes)
+            except StreamFault as fault:
+                self.reset(stream, fault.code, fault.reason)
+
+    def consumed(self, stream: Stream, nbytes: int) -> None:
+        if stream.channel in self._streams:
+            self._inbox.consumed(stream, nbytes)
+
+    # --- control frames ------------------------------------------------------------------------------------------
+
+    def _on_control(self, frame_type: int, flags: int, channel: int, payloads: list[bytes]) -> None:
+        handler = _HANDLERS.get(frame_type)
+        if handler is None and not flags & knl.IGNORABLE:
+            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type}, which this version does not know")
+        if self._handshake is not None and frame_type not in _HANDSHAKE_TYPES:
+            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type} before the handshake has ended")
+        for payload in payloads:
+            self._control_tokens -= 1
+            if handler is not None:
+                handler(self, channel, payload)
+            if self._ended:
+                return
+        if self._control_tokens < 0:
+            limit = self.limits.control_frames_per_second_max
+            raise Fault(Code.RATE_LIMITED, f"more than {limit} control frames a second (control_frames_per_second_max)")
+
+    def _on_hello(self, channel: int, payload: bytes) -> None:
+        if self._handshake is None or channel:
+            raise Fault(Code.PROTOCOL, "HELLO after the handshake, or on a channel")
+        self._continue_handshake(self._handshake, self._handshake.received_hello(payload))
+
+    def _on_auth(self, channel: int, payload: bytes) -> None:
+        if self._handshake is None or channel:
+            raise Fault(Code.PROTOCOL, "AUTH after the handshake, or on a channel")
+        self._continue_handshake(self._handshake, self._handshake.received_auth(payload))
+
+    def _continue_handshake(self, handshake: Handshake, auth_payload: bytes | None) -> None:
+        if auth_payload is not None:
+            self._outbox.control(knl.AUTH, 0, auth_payload)
+        if not handshake.ready:
+            return
+        self._handshake = None
+        self._peer = peer = handshake.peer
+        assert peer is not None
+        self._outbox.configure(
+            min(peer.frame_bytes_max, peer.channel_credit_bytes - 32, peer.connection_credit_bytes - 32),
+            peer.connection_credit_bytes,
+            checksums=peer.checksums or handshake.hello.checksums,
+        )
+        self._outbox.events.append(Ready({"software": peer.software, "mechanism": peer.mechanism}))
+
+    def _on_open(self, channel: int, payload: bytes) -> None:
+        assert self._peer is not None
+        if not self._is_peers(channel) or channel <= self._peer_channel_last:
+            raise Fault(Code.PROTOCOL, f"OPEN of channel {channel}, which is not the peer's next")
+        try:
+            values = fields.unpack(payload)
+        except fields.FieldsError as error:
+            raise Fault(Code.PROTOCOL, f"OPEN cannot be read: {error}") from None
+        self._peer_channel_last = channel
+        stream = self._add_stream(channel, fields.text(values, _OPEN_SERVICE))
+        if self._going_away:
+            self.refuse(stream, Code.SHUTTING_DOWN, "the server is shutting down")
+        elif len(self._streams) > self.limits.channels_max:
+            reason = f"{self.limits.channels_max} channels are open, the limit (channels_max)"
+            self.refuse(stream, Code.TOO_MANY_CHANNELS, reason)
+        else:
+            self._outbox.events.append(OpenRequested(stream))
+
+    def _on_accept(self, channel: int, _payload: bytes) -> None:
+        stream = self._streams.get(channel)
+        if stream is None:
+            self._check_late(channel)
+        elif stream.accepted or self._is_peers(channel):
+            raise Fault(Code.PROTOCOL, f"ACCEPT of channel {channel}, which nobody asked for")
+        else:
+            stream.accepted = True
+            self._outbox.events.append(Opened(stream))
+
+    def _on_reset(self, channel: int, payload: bytes) -> None:
+        code, reason = _read_code(payload)
+        stream = self._streams.get(channel)
+        if stream is None:
+            self._check_late(channel)
+        else:
+            self._outbox.events.append(Closed(stream, code, reason))
+            self._remove(stream)
+
+    def _on_credit(self, channel: int, payload: bytes) -> None:
+        if len(payload) != _CREDIT.size:
+            raise Fault(Code.PROTOCOL, f"CREDIT of {len(payload)} bytes")
+        nbytes: int = _CREDIT.unpack(payload)[0]
+        if nbytes >= _FREE_CREDIT_BYTES:
+            self._control_tokens += 1
+        stream = self._streams.get(channel) if channel else None
+        if channel and stream is None:
+            self._check_late(channel)
+        elif not nbytes or self._outbox.credit(stream, nbytes) > CREDIT_BYTES_MAX:
+            raise Fault(Code.FLOW_CONTROL, f"CREDIT of {nbytes} bytes on channel {channel}, nothing or too much")
+
+    def _on_ping(self, channel: int, payload: bytes) -> None:
+        if channel or len(payload) > PING_BYTES_MAX:
+            raise Fault(Code.PROTOCOL, f"PING on a channel, or of more than {PING_BYTES_MAX} bytes")
+        self._outbox.control(knl.PONG, 0, payload)
+
+    def _on_pong(self, _channel: int, payload: bytes) -> None:
+        self._outbox.events.append(Pong(payload))
+
+    def _on_go_away(self, _channel: int, payload: bytes) -> None:
+        if len(payload) < _GOAWAY.size:
+            raise Fault(Code.PROTOCOL, f"GOAWAY of {len(payload)} bytes")
+        code, last = _GOAWAY.unpack_from(payload)
+        reason = fields.printable(payload[_GOAWAY.size :])
+        self._peer_going_away = True
+        self._outbox.events.append(GoingAway(_code(code), reason))
+        for stream in self.streams:
+            if stream.channel > last and not self._is_peers(stream.channel):
+                self._outbox.events.append(Closed(stream, Code.SHUTTING_DOWN, reason))
+                self._remove(stream)
+
+    def _on_error(self, _channel: int, payload: bytes) -> None:
+        code, reason = _read_code(payload)
+        self._end(code, reason, by_peer=True)
+
+    def _on_info(self, _channel: int, _payload: bytes) -> None:
+        """For people who read packet dumps; nothing depends on it."""
+
+    def _check_late(self, channel: int) -> None:
+        """A frame for a channel that is gone is late; for one that never was, a fault."""
+        known = self._peer_channel_last if self._is_peers(channel) else self._next_channel - 2
+        if not 0 < channel <= known:
+            raise Fault(Code.PROTOCOL, f"a frame for channel {channel}, which was never opened")
+
+    def _is_peers(self, channel: int) -> bool:
+        return bool(channel % 2) != self._client
+
+    # --- from our side ---------------------------------------------------------------------------------------------
+
+    def open(self, service: str, *, pieces: bool = False) -> Stream:
+        if self._ended or self._going_away or self._peer_going_away:
+            raise ChannelClosed(Code.SHUTTING_DOWN, "the connection takes no new channels")
+        if self._handshake is not None or self._peer is None:
+            raise UsageError("open a channel after the handshake: wait for Ready")
+        name = service.encode()
+        if len(name) > SERVICE_BYTES_MAX:
+            raise UsageError(f"a service's name of {len(name)} bytes, the limit is {SERVICE_BYTES_MAX}")
+        if len(self._streams) >= self._peer.channels_max:
+            raise ChannelClosed(Code.TOO_MANY_CHANNELS, f"the peer allows {self._peer.channels_max} channels")
+        if self._next_channel > CHANNEL_MAX:
+            raise ChannelClosed(Code.SHUTTING_DOWN, "all channel numbers of this connection are used: dial again")
+        stream = self._add_stream(self._next_channel, service)
+        stream.pieces = pieces
+        self._next_channel += 2
+        self._outbox.control(knl.OPEN, stream.channel, fields.pack({_OPEN_SERVICE: name}))
+        return stream
+
+    def accept(self, stream: Stream, *, pieces: bool = False) -> None:
+        stream.accepted = True
+        stream.pieces = pieces
+        self._outbox.control(knl.ACCEPT, stream.channel, b"")
+
+    def refuse(self, stream: Stream, code: Code, reason: str) -> None:
+        self.reset(stream, code, reason)
+
+    def send(self, stream: Stream, message: Buffer) -> None:
+        self._check_sendable(stream)
+        self._outbox.message(stream, message)
+
+    def send_many(self, stream: Stream, messages: list[bytes]) -> None:
+        self._check_sendable(stream)
+        self._outbox.messages(stream, messages)
+
+    def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
+        self._check_sendable(stream, inside_message=True)
+        self._outbox.piece(stream, piece, message_bytes, last)
+
+    def finish(self, stream: Stream) -> None:
+        if stream.state.send.fin_due or not stream.local_open or stream.channel not in self._streams:
+            return
+        self._check_sendable(stream)
+        self._outbox.finish(stream)
+
+    def release(self, stream: Stream) -> None:
+        if stream.channel not in self._streams:
+            return
+        if stream.local_open:
+            self._outbox.finish(stream, release=True)
+        else:
+            self.reset(stream, Code.OK, "")
+
+    def reset(self, stream: Stream, code: Code, reason: str) -> None:
+        if stream.channel not in self._streams:
+            return
+        self._outbox.control(knl.RESET, stream.channel, _CODE.pack(code) + _reason(reason))
+        self._outbox.events.append(Closed(stream, code, reason))
+        self._remove(stream)
+
+    def ping(self, payload: bytes) -> None:
+        if len(payload) > PING_BYTES_MAX:
+            raise UsageError(f"a ping of {len(payload)} bytes, the limit is {PING_BYTES_MAX}")
+        self._outbox.control(knl.PING, 0, payload)
+
+    def go_away(self, code: Code, reason: str) -> None:
+        if not self._going_away and not self._ended:
+            self._going_away = True
+            self._outbox.control(knl.GOAWAY, 0, _GOAWAY.pack(code, self._peer_channel_last) + _reason(reason))
+
+    def data_to_send(self, bytes_max: int) -> list[Buffer]:
+        return self._outbox.take(bytes_max)
+
+    def _check_sendable(self, stream: Stream, *, inside_message: bool = False) -> None:
+        send: SendState = stream.state.send
+        if self._ended or not stream.local_open or send.fin_due or stream.channel not in self._streams:
+            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
+        if not inside_message and send.piece_rest_bytes is not None:
+            raise UsageError(f"a message is being sent in pieces: {send.piece_rest_bytes} bytes of it are missing")
+
+    def _add_stream(self, channel: int, service: str) -> Stream:
+        assert self._peer is not None
+        stream = self._streams[channel] = Stream(channel, service)
+        stream.state = _State(self.limits.channel_credit_bytes, self._peer.channel_credit_bytes)
+        return stream
+
+    def _remove(self, stream: Stream) -> None:
+        """The stream is over: its number is never used again, and what it held of the connection is given back."""
+        stream.local_open = stream.remote_open = False
+        self._outbox.drop(stream)
+        self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        if self._streams.pop(stream.channel, None) is not None and not self._ended:
+            self._inbox.forget(stream)
+
+
+_HANDLERS: dict[int, Callable[[StreamSession, int, bytes], None]] = {
+    knl.HELLO: StreamSession._on_hello,
+    knl.AUTH: StreamSession._on_auth,
+    knl.OPEN: StreamSession._on_open,
+    knl.ACCEPT: StreamSession._on_accept,
+    knl.RESET: StreamSession._on_reset,
+    knl.CREDIT: StreamSession._on_credit,
+    knl.PING: StreamSession._on_ping,
+    knl.PONG: StreamSession._on_pong,
+    knl.GOAWAY: StreamSession._on_go_away,
+    knl.ERROR: StreamSession._on_error,
+    knl.INFO: StreamSession._on_info,
+}
+_HANDSHAKE_TYPES = {knl.HELLO, knl.AUTH, knl.ERROR, knl.GOAWAY}
+
+
+def _framing_fault(error: DecodeError) -> Fault:
+    return Fault(_FRAMING_CODES.get(error.code, Code.PROTOCOL), str(error))
+
+
+def _reason(text: str) -> bytes:
+    return text.encode()[:REASON_BYTES_MAX]
+
+
+def _read_code(payload: bytes) -> tuple[Code, str]:
+    if len(payload) < _CODE.size:
+        raise Fault(Code.PROTOCOL, f"a code of {len(payload)} bytes")
+    return _code(_CODE.unpack_from(payload)[0]), fields.printable(payload[_CODE.size :][:REASON_BYTES_MAX])
+
+
+def _code(number: int) -> Code:
+    """A code from the peer; one that only later versions know means something internal to us."""
+    try:
+        return Code(number)
+    except ValueError:
+        return Code.INTERNAL

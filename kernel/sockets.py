@@ -1,0 +1,378 @@
+"""Stream sockets under the event loop: the connection and the listener that tcp and unix share, free for others too.
+
+Our own socket driver instead of asyncio's transports, for three reasons: all connections of a loop share one receive
+buffer, so that an idle one holds none; large frames are received straight into their own buffer; and many buffers leave
+by one `sendmsg` without being joined. `add_reader` costs the same as asyncio's own transports (docs/decisions).
+
+Invariants: at most one reader and one writer are registered for a socket; `connection_lost` is called once, from the
+loop, never from inside a call of the kernel's; after it nothing is registered and the descriptor is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
+from kernel.endpoint import Endpoint
+
+log = logging.getLogger("kernel.sockets")
+
+RECEIVE_BYTES = 256 * 1024
+# Reads in one wake-up while the socket fills our buffer; then others have their turn.
+_READS_PER_TURN = 4
+_ACCEPTS_PER_TURN = 64
+_BUFFERS_PER_SEND = 512
+# After our last byte: how long we read on, so that unread input does not turn our close into a reset.
+_LINGER_SECONDS = 2.0
+# Out of descriptors: the listener rests this long instead of spinning.
+_ACCEPT_RETRY_SECONDS = 0.5
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+_receive_buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = weakref.WeakKeyDictionary()
+
+
+def receive_buffer(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """The loop's one receive buffer: whoever reads into it has it consumed before the callback returns."""
+    view = _receive_buffers.get(loop)
+    if view is None:
+        view = _receive_buffers[loop] = memoryview(bytearray(RECEIVE_BYTES))
+    return view
+
+
+class SocketConnection(Connection):
+    """A connected, non-blocking stream socket. See `Connection` for what each method promises.
+
+    Args:
+        sock: connected and non-blocking; ours from now on.
+        local, peer: the addresses for people.
+        principal: what the operating system says of the peer.
+    """
+
+    __slots__ = (
+        "_abandoned", "_closing", "_eof", "_finishing", "_linger", "_local", "_loop", "_paused", "_peer", "_pending",
+        "_pending_bytes", "_principal", "_receiver", "_scratch", "_sock",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
+        self._sock = sock
+        self._local = local
+        self._peer = peer
+        self._principal = principal
+        self._loop = asyncio.get_running_loop()
+        self._scratch = receive_buffer(self._loop)
+        self._receiver: Receiver | None = None
+        self._pending: deque[memoryview] | None = None
+        self._pending_bytes = 0
+        self._paused = False
+        self._eof = False
+        self._finishing = False
+        self._closing = False
+        self._abandoned = False
+        self._linger: asyncio.TimerHandle | None = None
+
+    @property
+    def local(self) -> str:
+        return self._local
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def principal(self) -> Principal:
+        return self._principal
+
+    @property
+    def write_pending_bytes(self) -> int:
+        return self._pending_bytes
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._loop.add_reader(self._sock, self._on_readable)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        receiver = self._receiver
+        assert receiver is not None
+        for _ in range(_READS_PER_TURN):
+            view = receiver.wanted()
+            try:
+                nbytes = self._sock.recv_into(self._scratch if view is None else view)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if not nbytes:
+                self._on_eof(receiver)
+                return
+            if view is None:
+                receiver.data_received(self._scratch[:nbytes])
+                full = nbytes == RECEIVE_BYTES
+            else:
+                full = nbytes == len(view)
+                receiver.filled(nbytes)
+            if not full or self._paused or self._closing or self._abandoned:
+                return
+
+    def _on_eof(self, receiver: Receiver) -> None:
+        self._eof = True
+        self._loop.remove_reader(self._sock)
+        receiver.eof_received()
+
+    def _discard(self) -> None:
+        """Reading on after our last byte: what comes is of no interest, its end is."""
+        try:
+            if self._sock.recv_into(self._scratch):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self._lose(None)
+
+    def pause_reading(self) -> None:
+        if not self._paused and not self._eof and not self._closing:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+
+    def resume_reading(self) -> None:
+        if self._paused and not self._closing and not self._abandoned:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._on_readable)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        if self._finishing or self._closing or self._abandoned:
+            return
+        if self._pending:
+            self._keep(buffers, 0)
+            return
+        try:
+            single = len(buffers) == 1
+            sent = self._sock.send(buffers[0]) if single else self._sock.sendmsg(buffers[:_BUFFERS_PER_SEND])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._abandon(error)
+            return
+        if not single or sent < len(buffers[0]):
+            self._keep(buffers, sent)
+
+    def _keep(self, buffers: Sequence[Buffer], sent: int) -> None:
+        """Queue what could not be sent: everything behind the first `sent` bytes."""
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = deque()
+        was_empty = not pending
+        for buffer in buffers:
+            if sent >= len(buffer):
+                sent -= len(buffer)
+                continue
+            rest = memoryview(buffer)[sent:]
+            sent = 0
+            pending.append(rest)
+            self._pending_bytes += len(rest)
+        if was_empty and pending:
+            self._loop.add_writer(self._sock, self._on_writable)
+
+    def _on_writable(self) -> None:
+        pending = self._pending
+        assert pending
+        try:
+            sent = self._sock.sendmsg([pending[at] for at in range(min(len(pending), _BUFFERS_PER_SEND))])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        self._pending_bytes -= sent
+        while pending and sent >= len(pending[0]):
+            sent -= len(pending.popleft())
+        if pending:
+            pending[0] = pending[0][sent:]
+        else:
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        self._pending = None
+        self._loop.remove_writer(self._sock)
+        if self._closing:
+            self._end_writing()
+        elif self._finishing:
+            self._shutdown()
+        elif self._receiver is not None:
+            self._receiver.write_drained()
+
+    # --- ends ----------------------------------------------------------------------------------------------------
+
+    def finish_writing(self) -> None:
+        if not self._finishing and not self._closing:
+            self._finishing = True
+            if not self._pending:
+                self._shutdown()
+
+    def close(self) -> None:
+        if self._closing or self._abandoned:
+            return
+        self._closing = True
+        self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
+        if not self._eof:
+            self._loop.remove_reader(self._sock)
+        if not self._pending:
+            self._end_writing()
+
+    def abort(self) -> None:
+        if not self._abandoned:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._abandon(None)
+
+    def _shutdown(self) -> None:
+        with contextlib.suppress(OSError):  # the peer is gone already, and reading will say so
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _end_writing(self) -> None:
+        """All is sent: say so, and wait for the peer's own end, without listening to it."""
+        self._shutdown()
+        if self._eof:
+            self._abandon(None)
+        else:
+            self._loop.add_reader(self._sock, self._discard)
+
+    def _abandon(self, error: Exception | None) -> None:
+        """Lose the connection, but not from inside the caller's call."""
+        if not self._abandoned:
+            self._abandoned = True
+            self._loop.call_soon(self._lose, error)
+
+    def _lose(self, error: Exception | None) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._abandoned = self._closing = True
+        if self._sock.fileno() != -1:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        self._pending = None
+        self._pending_bytes = 0
+        if receiver is not None:
+            receiver.connection_lost(error)
+
+
+MakeConnection = Callable[[socket.socket], Connection]
+
+
+class SocketListener(Listener):
+    """A bound, listening, non-blocking stream socket.
+
+    Args:
+        sock: ours from now on.
+        endpoint: what was really bound.
+        make: turns an accepted, non-blocking socket into a connection.
+        accept: the kernel's; called for each connection.
+        on_close: called once after the socket was closed (removes the socket file).
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        endpoint: Endpoint,
+        make: MakeConnection,
+        accept: Acceptor,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self._sock = sock
+        self._endpoint = endpoint
+        self._make = make
+        self._accept = accept
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._paused = True
+        self._retry: asyncio.TimerHandle | None = None
+        self.resume()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._sock)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def resume(self) -> None:
+        if self._paused and self._sock.fileno() != -1:
+            self._paused = False
+            self._loop.add_reader(self._sock, self._on_acceptable)
+
+    async def close(self) -> None:
+        self.pause()
+        if self._sock.fileno() != -1:
+            self._sock.close()
+            if self._on_close is not None:
+                self._on_close()
+
+    def _on_acceptable(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._rest(error)
+                return
+            sock.setblocking(False)
+            self._admit(sock)
+            if self._paused:
+                return
+
+    def _admit(self, sock: socket.socket) -> None:
+        try:
+            connection = self._make(sock)
+        except OSError:  # reset before we looked at it
+            sock.close()
+            return
+        self._accept(connection)
+
+    def _rest(self, error: OSError) -> None:
+        """Accepting fails: what is out of resources now is still so at once, so wait a little instead of spinning."""
+        if error.errno not in _OUT_OF_RESOURCES:
+            log.warning("accepting on %s failed: %s", self._endpoint, error.strerror)
+        else:
+            log.warning(
+                "%s cannot accept: %s; raise the limit of open files (ulimit -n) or lower connections_max",
+                self._endpoint,
+                error.strerror,
+            )
+        self.pause()
+        self._retry = self._loop.call_later(_ACCEPT_RETRY_SECONDS, self.resume)
+
+
+async def dial_socket(sock: socket.socket, address: object) -> None:
+    """Connect a new socket; it is closed when that fails or is cancelled, and left non-blocking.
+
+    Raises:
+        OSError: what the system says.
+    """
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address)  # type: ignore[arg-type]
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,164 @@
+"""From an endpoint string to what serves it: transport, framing and session, with their options shared out and checked.
+
+Everything that can be known before a socket is touched is checked here: unknown options, a service's needs against
+the transport's capabilities, a framing without channels that must be bound to a service. Nothing is found out later.
+
+An endpoint's options belong to, in this order: the kernel (`framing`, `recv`, `send`, `service`), the transport's
+`Options`, the framing's fields. A transport that declares `framing` among its options sees it too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kernel import options
+from kernel.api import Capabilities, Connection, Needs, Transport
+from kernel.endpoint import Endpoint
+from kernel.errors import NeedsCapability, OptionError, UsageError
+from kernel.limits import Limits
+from kernel.registry import FRAMINGS, TRANSPORTS, Registry
+from kernel.session.base import Session
+
+DEFAULT_FRAMING = "knl"
+_KERNEL_OPTIONS = ("framing", "recv", "send", "service")
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One endpoint, ready to be bound or dialled.
+
+    Attributes:
+        endpoint: as it was given.
+        transport: made, not started.
+        capabilities: what connections give.
+        framing: how they are cut: the name, or `recv/send` where the two differ.
+        channels: many channels in one connection, the peer chooses the service.
+        service: where there are none: the service to which the listener is bound.
+        session: makes the session of one connection.
+    """
+
+    endpoint: Endpoint
+    transport: Transport
+    capabilities: Capabilities
+    framing: str
+    channels: bool
+    service: str
+    session: Callable[[Connection], Session]
+
+
+def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client: bool, service: str = "") -> Wiring:
+    """Find the plugins that an endpoint names, and give each its options.
+
+    Args:
+        service: the one to bind to where the framing has no channels and the endpoint does not say.
+
+    Raises:
+        EndpointError, OptionError, PluginError: one line that says what is wrong with the endpoint.
+    """
+    if isinstance(endpoint, str):
+        endpoint = Endpoint.parse(endpoint)
+    transport_type: type[Transport] = registry.load(TRANSPORTS, endpoint.scheme)
+    given = dict(endpoint.options)
+    receiving = given.pop("recv", None)
+    sending = given.pop("send", None)
+    framing_name = given.pop("framing", receiving or sending or DEFAULT_FRAMING)
+    service = given.pop("service", service)
+
+    transport_fields = _field_names(transport_type.Options)
+    transport_options = {name: given.pop(name) for name in list(given) if name in transport_fields}
+    if "framing" in transport_fields:
+        transport_options["framing"] = framing_name
+    transport = transport_type(
+        endpoint,
+        options.parse(transport_type.Options, transport_options, f"the transport {endpoint.scheme}"),
+        limits,
+    )
+    capabilities = transport.capabilities()
+
+    names = (receiving or framing_name, sending or framing_name)
+    types = [registry.load(FRAMINGS, name) for name in names]
+    known = {*_KERNEL_OPTIONS, *transport_fields, *_field_names(types[0]), *_field_names(types[1])}
+    for name in given:
+        if name not in known:
+            raise OptionError(options.unknown(name, known, f"the endpoint '{endpoint}'"))
+    recv, send = (_framing(kind, given, name, limits) for kind, name in zip(types, names, strict=True))
+    if recv.channels != send.channels:
+        raise OptionError(f"'{endpoint}': knl carries channels both ways, it cannot be mixed with another framing")
+    return Wiring(
+        endpoint,
+        transport,
+        capabilities,
+        names[0] if names[0] == names[1] else f"{names[0]}/{names[1]}",
+        recv.channels,
+        service,
+        _session_maker(recv, send, capabilities, limits, client=client, service=service),
+    )
+
+
+def check_needs(service: str, needs: Needs, wiring: Wiring) -> None:
+    """Compare what a service needs with what an endpoint gives.
+
+    Raises:
+        NeedsCapability: one line that names both and the remedy.
+    """
+    gives = wiring.capabilities
+    missing = [
+        *(["delivery of every message"] if needs.reliable and not gives.reliable else []),
+        *(["messages in order"] if needs.ordered and not gives.ordered else []),
+        *(["half-close"] if needs.half_close and not (gives.half_close or wiring.channels) else []),
+    ]
+    limit = gives.message_bytes_max
+    if limit is not None and limit < needs.message_bytes_min:
+        missing.append(f"messages of {needs.message_bytes_min} bytes (it carries {limit})")
+    if missing:
+        raise NeedsCapability(
+            f"the service '{service}' needs {' and '.join(missing)}, which {wiring.endpoint} does not give: "
+            "serve it on tcp:// or unix:"
+        )
+
+
+def _framing(kind: type, given: dict[str, str], name: str, limits: Limits) -> Any:
+    fields = _field_names(kind)
+    values: dict[str, object] = {key: value for key, value in given.items() if key in fields}
+    if name == DEFAULT_FRAMING:
+        values.setdefault("frame_bytes_max", limits.frame_bytes_max)
+    elif "frame_bytes_max" in fields:
+        values.setdefault("frame_bytes_max", limits.message_bytes_max)
+    try:
+        return options.parse(kind, values, f"the framing {name}")
+    except ValueError as error:
+        raise error if isinstance(error, UsageError) else OptionError(f"the framing {name}: {error}") from None
+
+
+def _session_maker(
+    recv: Any, send: Any, capabilities: Capabilities, limits: Limits, *, client: bool, service: str
+) -> Callable[[Connection], Session]:
+    if recv.channels and capabilities.reliable and capabilities.ordered:
+        from kernel.session.stream import StreamSession
+
+        own = dataclasses.replace(limits, frame_bytes_max=recv.frame_bytes_max)
+        return lambda connection: StreamSession(client=client, limits=own)
+    if recv.channels:
+        from kernel.session.datagram import DatagramSession
+
+        return lambda connection: DatagramSession(client=client, limits=limits, **datagram_options(connection))
+    from kernel.session.plain import PlainSession
+
+    if capabilities.preserves_messages:
+        return lambda connection: PlainSession(client=client, decoder=None, encode=list, limits=limits, service=service)
+    return lambda connection: PlainSession(
+        client=client, decoder=recv.decoder(), encode=send.encode, limits=limits, service=service
+    )
+
+
+def datagram_options(connection: Connection) -> dict[str, Any]:
+    """What a transport of packets knows and its session needs: the packet size, the budget that all peers share."""
+    names = ("packet_bytes_max", "budget")
+    return {name: getattr(connection, name) for name in names if hasattr(connection, name)}
+
+
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []

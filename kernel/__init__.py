@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "kernel.api": (
-        "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Listener Needs "
+        "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Layer Listener Needs "
         "NoOptions Peer Principal Receiver Service ServiceContext Transport"
     ),
     "kernel.channel": "Channel",
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Capabilities as Capabilities,
         ChannelHandler as ChannelHandler,
         Connection as Connection,
+        Layer as Layer,
         Listener as Listener,
         Needs as Needs,
         NoOptions as NoOptions,

@@ -264,6 +264,22 @@ class Transport(ABC):
         """
 
 
+class Layer(Transport):
+    """A transport around another one: `NAME+tcp://...`. To who uses it, it is a transport like any other.
+
+    It binds and dials through `inner`, and wraps the connections that come of it. It gets the whole endpoint, layers
+    and all, and so does `inner`: what the inner listener says was bound is right for the layer too.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: object, limits: Limits, inner: Transport) -> None:
+        super().__init__(endpoint, options, limits)
+        self.inner = inner
+
+    def capabilities(self) -> Capabilities:
+        """What `inner` gives; override it where the layer gives more or less."""
+        return self.inner.capabilities()
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Services
 # ---------------------------------------------------------------------------------------------------------------

@@ -19,14 +19,16 @@ from typing import Any, NamedTuple
 from kernel.errors import PluginError, did_you_mean
 
 TRANSPORTS = "kernel.transports"
+LAYERS = "kernel.layers"
 SERVICES = "kernel.services"
 FRAMINGS = "kernel.framings"
 COMMANDS = "kernel.commands"
-GROUPS = (TRANSPORTS, SERVICES, FRAMINGS, COMMANDS)
+GROUPS = (TRANSPORTS, LAYERS, SERVICES, FRAMINGS, COMMANDS)
 
 # What a plugin of each group must be: the class it derives from, as module and name, imported only to check one.
 _BASES = {
     TRANSPORTS: ("kernel.api", "Transport"),
+    LAYERS: ("kernel.api", "Layer"),
     SERVICES: ("kernel.api", "Service"),
     FRAMINGS: ("builtins", "object"),
 }
@@ -56,7 +58,7 @@ class Plugin(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """`transport`, `service`, `framing` or `command`."""
+        """`transport`, `layer`, `service`, `framing` or `command`."""
         return self.group.removeprefix("kernel.").removesuffix("s")
 
     @property

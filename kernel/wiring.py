@@ -3,8 +3,8 @@
 Everything that can be known before a socket is touched is checked here: unknown options, a service's needs against
 the transport's capabilities, a framing without channels that must be bound to a service. Nothing is found out later.
 
-An endpoint's options belong to, in this order: the kernel (`framing`, `recv`, `send`, `service`), the transport's
-`Options`, the framing's fields. A transport that declares `framing` among its options sees it too.
+An endpoint's options belong to, in this order: the kernel (`framing`, `recv`, `send`, `service`), the `Options` of its
+layers (outermost first) and of its transport, the framing's fields. Who declares `framing` among its options sees it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernel import options
-from kernel.api import Capabilities, Connection, Needs, Transport
+from kernel.api import Capabilities, Connection, Layer, Needs, Transport
 from kernel.endpoint import Endpoint
 from kernel.errors import NeedsCapability, OptionError, UsageError
 from kernel.limits import Limits
-from kernel.registry import FRAMINGS, TRANSPORTS, Registry
+from kernel.registry import FRAMINGS, LAYERS, TRANSPORTS, Registry
 from kernel.session.base import Session
 
 DEFAULT_FRAMING = "knl"
@@ -32,7 +32,7 @@ class Wiring:
 
     Attributes:
         endpoint: as it was given.
-        transport: made, not started.
+        transport: made, not started; with layers, the outermost.
         capabilities: what connections give.
         framing: how they are cut: the name, or `recv/send` where the two differ.
         channels: many channels in one connection, the peer chooses the service.
@@ -60,27 +60,18 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
     """
     if isinstance(endpoint, str):
         endpoint = Endpoint.parse(endpoint)
-    transport_type: type[Transport] = registry.load(TRANSPORTS, endpoint.scheme)
     given = dict(endpoint.options)
     receiving = given.pop("recv", None)
     sending = given.pop("send", None)
-    framing_name = given.pop("framing", receiving or sending or DEFAULT_FRAMING)
+    framing_name = given.setdefault("framing", receiving or sending or DEFAULT_FRAMING)
     service = given.pop("service", service)
 
-    transport_fields = _field_names(transport_type.Options)
-    transport_options = {name: given.pop(name) for name in list(given) if name in transport_fields}
-    if "framing" in transport_fields:
-        transport_options["framing"] = framing_name
-    transport = transport_type(
-        endpoint,
-        options.parse(transport_type.Options, transport_options, f"the transport {endpoint.scheme}"),
-        limits,
-    )
+    transport = _transport(endpoint, endpoint.layers, given, registry, limits)
     capabilities = transport.capabilities()
 
     names = (receiving or framing_name, sending or framing_name)
     types = [registry.load(FRAMINGS, name) for name in names]
-    known = {*_KERNEL_OPTIONS, *transport_fields, *_field_names(types[0]), *_field_names(types[1])}
+    known = {*_KERNEL_OPTIONS, *_option_names(transport), *_field_names(types[0]), *_field_names(types[1])}
     for name in given:
         if name not in known:
             raise OptionError(options.unknown(name, known, f"the endpoint '{endpoint}'"))
@@ -118,6 +109,31 @@ def check_needs(service: str, needs: Needs, wiring: Wiring) -> None:
             f"the service '{service}' needs {' and '.join(missing)}, which {wiring.endpoint} does not give: "
             "serve it on tcp:// or unix:"
         )
+
+
+def _transport(
+    endpoint: Endpoint, layers: tuple[str, ...], given: dict[str, str], registry: Registry, limits: Limits
+) -> Transport:
+    """The transport with its layers around it; each takes its options out of `given`."""
+    if not layers:
+        kind = registry.load(TRANSPORTS, endpoint.scheme)
+        plain: Transport = kind(endpoint, _own_options(kind, given, f"the transport {endpoint.scheme}"), limits)
+        return plain
+    kind = registry.load(LAYERS, layers[0])
+    own = _own_options(kind, given, f"the layer {layers[0]}")
+    layer: Transport = kind(endpoint, own, limits, _transport(endpoint, layers[1:], given, registry, limits))
+    return layer
+
+
+def _own_options(kind: type[Transport], given: dict[str, str], owner: str) -> object:
+    fields = _field_names(kind.Options)
+    values = {name: given[name] if name == "framing" else given.pop(name) for name in fields if name in given}
+    return options.parse(kind.Options, values, owner)
+
+
+def _option_names(transport: Transport) -> list[str]:
+    inner = _option_names(transport.inner) if isinstance(transport, Layer) else []
+    return _field_names(transport.Options) + inner
 
 
 def _framing(kind: type, given: dict[str, str], name: str, limits: Limits) -> Any:

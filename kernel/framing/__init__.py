@@ -14,7 +14,16 @@ from typing import overload
 from kernel.framing.engine import EngineUnavailableError, engine, engine as select_engine, engine_name
 from kernel.framing.errors import DecodeError, EncodeError, ErrorCode, FramingError, truncated
 from kernel.framing.fragments import FragmentTable
-from kernel.framing.interface import DIRECT_BYTES_MIN, Assembler, Buffer, Decoder, Engine, Packet, Run
+from kernel.framing.interface import (
+    DIRECT_BYTES_MIN,
+    Assembler,
+    Buffer,
+    Decoder,
+    Engine,
+    FrameDecoder,
+    Packet,
+    Run,
+)
 from kernel.framing.layout import Knl, Layout, Length
 from kernel.framing.plain import LineDecoder, RawDecoder, encode_lines
 
@@ -29,6 +38,7 @@ __all__ = [
     "EngineUnavailableError",
     "ErrorCode",
     "FragmentTable",
+    "FrameDecoder",
     "FramingError",
     "Knl",
     "Layout",
@@ -66,14 +76,14 @@ parse_packet = _default.parse_packet
 @overload
 def decoder(
     layout: Length, engine: str | Engine | None = None, direct_bytes_min: int = DIRECT_BYTES_MIN
-) -> Decoder[bytes]: ...
+) -> FrameDecoder[bytes]: ...
 @overload
 def decoder(
     layout: Knl, engine: str | Engine | None = None, direct_bytes_min: int = DIRECT_BYTES_MIN
-) -> Decoder[Run]: ...
+) -> FrameDecoder[Run]: ...
 def decoder(
     layout: Layout, engine: str | Engine | None = None, direct_bytes_min: int = DIRECT_BYTES_MIN
-) -> Decoder[bytes] | Decoder[Run]:
+) -> FrameDecoder[bytes] | FrameDecoder[Run]:
     """A decoder at the start of a stream.
 
     layout             how frames are cut: `Length` or `Knl`

@@ -45,10 +45,17 @@ def _default() -> Engine:
 def _named(name: str) -> Engine:
     if name not in CHOICES:
         raise ValueError(f"no framing engine is called {name!r}; there are {', '.join(CHOICES)}")
-    if name == "c":
-        raise EngineUnavailableError(
-            "the C framing engine is not available; install with a C compiler at hand, or set KERNEL_FRAMING=python"
-        )
-    from kernel.framing.pure import ENGINE
+    if name != "python":
+        try:
+            from kernel.framing.native import ENGINE as NATIVE
 
-    return ENGINE
+            return NATIVE
+        except ImportError as error:
+            if name == "c":
+                raise EngineUnavailableError(
+                    f"the C framing engine is not available ({error}); "
+                    "install with a C compiler at hand, or set KERNEL_FRAMING=python"
+                ) from None
+    from kernel.framing.pure import ENGINE as PURE
+
+    return PURE

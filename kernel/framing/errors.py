@@ -136,3 +136,11 @@ def unsendable_line(delimiter: bytes) -> EncodeError:
 
 def out_of_range(name: str, value: int, high: int) -> ValueError:
     return ValueError(f"{name} is {value}, it must be from 0 to {high}")
+
+
+def no_room(packet_bytes_max: int, header_bytes: int) -> ValueError:
+    return ValueError(f"packet_bytes_max is {packet_bytes_max}, it must be over {header_bytes}, the packet's header")
+
+
+def unfinished(missing: int) -> ValueError:
+    return ValueError(f"the message isn't whole, {missing} fragments are missing")

@@ -64,6 +64,13 @@ class Decoder(Protocol[Frame]):
         off."""
 
 
+class FrameDecoder(Decoder[Frame], Protocol[Frame]):
+    """A decoder whose limit can be moved, as when a peer has authenticated itself."""
+
+    frame_bytes_max: int
+    """Most bytes of a frame's body, for frames whose header is still to come. Raises ValueError out of range."""
+
+
 class Assembler(Protocol):
     """One message out of many payloads, in a buffer reserved for it as its bytes arrive."""
 
@@ -87,28 +94,40 @@ class Reassembly(Protocol):
         """The message, once none is missing."""
 
 
+class EncodeKnl(Protocol):
+    def __call__(
+        self, kind: int, flags: int, channel: int, payloads: Sequence[Buffer], /, frame_bytes_max: int = ...
+    ) -> bytes: ...
+
+
+class Crc32(Protocol):
+    def __call__(self, data: Buffer, value: int = ..., /) -> int: ...
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Engine:
     """One implementation of all of framing. The functions mean the same in each engine."""
 
     name: str
-    length_decoder: Callable[[Length, int], Decoder[bytes]]
-    knl_decoder: Callable[[Knl, int], Decoder[Run]]
+    length_decoder: Callable[[Length, int], FrameDecoder[bytes]]
+    knl_decoder: Callable[[Knl, int], FrameDecoder[Run]]
     length_header: Callable[[Length, int], bytes]
     encode_length: Callable[[Length, Sequence[Buffer]], bytes]
     knl_header: Callable[[int, int, int, Buffer], bytes]
-    encode_knl: Callable[[int, int, int, Sequence[Buffer], int], bytes]
-    crc32: Callable[[Buffer, int], int]
+    encode_knl: EncodeKnl
+    crc32: Crc32
     assembler: Callable[[int, int], Assembler]
     parse_packet: Callable[[Buffer], Packet]
     pack_fragments: Callable[[int, int, int, Buffer, int], list[bytes]]
     reassembly: Callable[[int, int], Reassembly]
 
     @overload
-    def decoder(self, layout: Length, direct_bytes_min: int = ...) -> Decoder[bytes]: ...
+    def decoder(self, layout: Length, direct_bytes_min: int = ...) -> FrameDecoder[bytes]: ...
     @overload
-    def decoder(self, layout: Knl, direct_bytes_min: int = ...) -> Decoder[Run]: ...
-    def decoder(self, layout: Layout, direct_bytes_min: int = DIRECT_BYTES_MIN) -> Decoder[bytes] | Decoder[Run]:
+    def decoder(self, layout: Knl, direct_bytes_min: int = ...) -> FrameDecoder[Run]: ...
+    def decoder(
+        self, layout: Layout, direct_bytes_min: int = DIRECT_BYTES_MIN
+    ) -> FrameDecoder[bytes] | FrameDecoder[Run]:
         """A decoder at the start of a stream. It lends its own buffer (`wanted`) for a frame of which at
         least `direct_bytes_min` bytes are missing."""
         if isinstance(layout, Knl):

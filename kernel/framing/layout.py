@@ -68,6 +68,11 @@ class Length:
         return self.offset + self.width
 
     @property
+    def is_little(self) -> bool:
+        """Whether the length field is little-endian."""
+        return self.endian == "little"
+
+    @property
     def strip_bytes(self) -> int:
         """Bytes taken off each frame, the default worked out."""
         return self.header_bytes if self.strip is None else self.strip

@@ -14,7 +14,7 @@ def encoded(engine: Engine, layout: Length | Knl) -> bytes:
     if isinstance(layout, Length):
         return engine.encode_length(layout, MESSAGES)
     return b"".join(
-        engine.encode_knl(kind, flags, channel, MESSAGES, 300)
+        engine.encode_knl(kind, flags, channel, MESSAGES, frame_bytes_max=300)
         for kind, flags, channel in ((0, 0, 1), (0, 4, 1), (7, 8, 0xFFFFFFFF))
     )
 

@@ -28,12 +28,6 @@ def pack_fragments(kind: int, connection: int, sequence: int, message: Buffer, p
     Raises EncodeError for a message that takes more than 65,535 packets or has 4 GiB or more, ValueError
     for a number out of its field's range.
     """
-    view = memoryview(message).cast("B")
-    size = len(view)
-    room = _room(packet_bytes_max)
-    message_bytes_max = min(LENGTH_MAX, room * FRAGMENTS_MAX)
-    if size > message_bytes_max:
-        raise errors.unsendable_size(size, message_bytes_max, "65535 packets")
     for name, value, high in (
         ("kind", kind, 0xFF),
         ("connection", connection, 0xFFFFFFFFFFFFFFFF),
@@ -41,6 +35,14 @@ def pack_fragments(kind: int, connection: int, sequence: int, message: Buffer, p
     ):
         if not 0 <= value <= high:
             raise errors.out_of_range(name, value, high)
+    if packet_bytes_max <= PACKET_HEADER_BYTES:
+        raise errors.no_room(packet_bytes_max, PACKET_HEADER_BYTES)
+    view = memoryview(message).cast("B")
+    size = len(view)
+    room = packet_bytes_max - PACKET_HEADER_BYTES
+    message_bytes_max = min(LENGTH_MAX, room * FRAGMENTS_MAX)
+    if size > message_bytes_max:
+        raise errors.unsendable_size(size, message_bytes_max, "65535 packets")
     count = max(1, -(-size // room))
     step = fragment_bytes(size, count)
     return [
@@ -48,12 +50,6 @@ def pack_fragments(kind: int, connection: int, sequence: int, message: Buffer, p
         + view[index * step : (index + 1) * step]
         for index in range(count)
     ]
-
-
-def _room(packet_bytes_max: int) -> int:
-    if packet_bytes_max <= PACKET_HEADER_BYTES:
-        raise ValueError(f"packet_bytes_max is {packet_bytes_max}, it must be over {PACKET_HEADER_BYTES}, its header")
-    return packet_bytes_max - PACKET_HEADER_BYTES
 
 
 def fragment_bytes(message_bytes: int, count: int) -> int:
@@ -117,4 +113,6 @@ class Reassembly:
         return self._missing
 
     def take(self) -> bytes:
+        if self._missing:
+            raise errors.unfinished(self._missing)
         return bytes(self._buffer)

@@ -16,7 +16,7 @@ from kernel.framing.interface import Buffer, Run
 from kernel.framing.knl import CHECKSUM, HEADER_BYTES, LENGTH_MAX, VERSION
 from kernel.framing.layout import Knl
 from kernel.framing.pure.reserve import Reserve
-from kernel.framing.pure.stream import StreamDecoder
+from kernel.framing.pure.stream import StreamDecoder, check_limit
 
 _HEADER = struct.Struct(">BBHIII")
 _FIELDS = struct.Struct(">BBHII")
@@ -34,6 +34,15 @@ class KnlDecoder(StreamDecoder[Run]):
         super().__init__(HEADER_BYTES, HEADER_BYTES, f">{_LENGTH_OFFSET}xI", direct_bytes_min)
         self._frame_bytes_max = layout.frame_bytes_max
         self._header = b""
+
+    @property
+    def frame_bytes_max(self) -> int:
+        return self._frame_bytes_max
+
+    @frame_bytes_max.setter
+    def frame_bytes_max(self, value: int) -> None:
+        check_limit(value, LENGTH_MAX)
+        self._frame_bytes_max = value
 
     def _cut(self, data: bytes, pos: int, frames: list[Run]) -> int:
         size = len(data)
@@ -143,7 +152,7 @@ def encode_knl(kind: int, flags: int, channel: int, payloads: Sequence[Buffer], 
     encoded = b"".join(parts)
     if len(encoded) != total + len(payloads) * HEADER_BYTES:  # len() of a payload counted items, not bytes
         views = [memoryview(payload).cast("B") for payload in payloads]
-        return encode_knl(kind, flags, channel, views, frame_bytes_max)
+        return encode_knl(kind, flags, channel, views, frame_bytes_max=frame_bytes_max)
     return encoded
 
 

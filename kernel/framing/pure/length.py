@@ -6,22 +6,23 @@ limit was broken is worked out only for the error. Encoding is one join over hea
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Sequence
 
 from kernel.framing import errors
 from kernel.framing.errors import DecodeError
 from kernel.framing.interface import Buffer
-from kernel.framing.layout import Length
+from kernel.framing.layout import FRAME_BYTES_MAX, Length
 from kernel.framing.pure.reserve import Reserve
-from kernel.framing.pure.stream import StreamDecoder
+from kernel.framing.pure.stream import StreamDecoder, check_limit
 
 _CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
 
 
 def _field(layout: Length, offset: int) -> str:
     code = _CODES[layout.width]
-    order = ">" if layout.endian == "big" else "<"
+    order = "<" if layout.is_little else ">"
     return f"{order}{offset}x{code if layout.signed else code.upper()}"
 
 
@@ -37,6 +38,16 @@ class LengthDecoder(StreamDecoder[bytes]):
         self._low = layout.length_min
         self._high = layout.length_max
         self._strip = layout.strip_bytes
+
+    @property
+    def frame_bytes_max(self) -> int:
+        return self._layout.frame_bytes_max
+
+    @frame_bytes_max.setter
+    def frame_bytes_max(self, value: int) -> None:
+        check_limit(value, FRAME_BYTES_MAX)
+        self._layout = dataclasses.replace(self._layout, frame_bytes_max=value)
+        self._high = self._layout.length_max
 
     def _cut(self, data: bytes, pos: int, frames: list[bytes]) -> int:
         append, peek, overhead, strip = frames.append, self._peek, self._overhead, self._strip

@@ -27,6 +27,12 @@ WINDOW = 16384
 uncut."""
 
 
+def check_limit(value: int, high: int) -> None:
+    """Raise ValueError unless `value` can be a frame_bytes_max."""
+    if not 0 <= value <= high:
+        raise errors.out_of_range("frame_bytes_max", value, high)
+
+
 class StreamDecoder(abc.ABC, Generic[Frame]):
     """`Decoder` without a layout."""
 

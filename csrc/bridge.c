@@ -1,0 +1,164 @@
+/* The module itself, its state, and what its rooms share. */
+#include "bridge.h"
+
+static int bridge_exec(PyObject *module)
+{
+    bridge_state *state = PyModule_GetState(module);
+    state->errors = PyImport_ImportModule("kernel.framing.errors");
+    if (state->errors == NULL)
+        return -1;
+    if (bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 || bridge_add_messages(module) < 0)
+        return -1;
+    return 0;
+}
+
+static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    bridge_state *state = PyModule_GetState(module);
+    Py_VISIT(state->errors);
+    Py_VISIT(state->decoder_type);
+    Py_VISIT(state->landing_type);
+    Py_VISIT(state->assembler_type);
+    Py_VISIT(state->reassembly_type);
+    Py_VISIT(state->layout);
+    return 0;
+}
+
+static int bridge_clear(PyObject *module)
+{
+    bridge_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->errors);
+    Py_CLEAR(state->decoder_type);
+    Py_CLEAR(state->landing_type);
+    Py_CLEAR(state->assembler_type);
+    Py_CLEAR(state->reassembly_type);
+    Py_CLEAR(state->layout);
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)bridge_exec}, {0, NULL}};
+
+PyModuleDef bridge_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "kernel._bridge",
+    .m_doc = "The framing engine in C: see kernel.framing.native.",
+    .m_size = sizeof(bridge_state),
+    .m_slots = slots,
+    .m_traverse = bridge_traverse,
+    .m_clear = bridge_clear,
+};
+
+PyMODINIT_FUNC PyInit__bridge(void)
+{
+    return PyModuleDef_Init(&bridge_module);
+}
+
+int bridge_hold(bridge_bytes *bytes, PyObject *object)
+{
+    bytes->is_exported = !PyBytes_CheckExact(object);
+    if (!bytes->is_exported) {
+        bytes->data = (const uint8_t *)PyBytes_AsString(object);
+        bytes->size = (size_t)Py_SIZE(object);
+        return 0;
+    }
+    if (PyObject_GetBuffer(object, &bytes->buffer, PyBUF_SIMPLE) < 0)
+        return -1;
+    bytes->data = bytes->buffer.buf;
+    bytes->size = (size_t)bytes->buffer.len;
+    return 0;
+}
+
+void bridge_drop(bridge_bytes *bytes)
+{
+    if (bytes->is_exported)
+        PyBuffer_Release(&bytes->buffer);
+}
+
+bool bridge_integer(bridge_state *state, PyObject *object, const char *name, uint64_t high, uint64_t *value)
+{
+    *value = PyLong_AsUnsignedLongLong(object);
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+            return false;
+        PyErr_Clear();
+    } else if (*value <= high) {
+        return true;
+    }
+    bridge_raise(state, "out_of_range", Py_BuildValue("sOK", name, object, (unsigned long long)high));
+    return false;
+}
+
+static bool read_attribute(PyObject *object, const char *name, long long *value)
+{
+    PyObject *attribute = PyObject_GetAttrString(object, name);
+    if (attribute == NULL)
+        return false;
+    *value = PyLong_AsLongLong(attribute);
+    Py_DECREF(attribute);
+    return !PyErr_Occurred();
+}
+
+int bridge_length(PyObject *layout, kf_length *compiled)
+{
+    long long offset, width, is_little, is_signed, adjust, strip, frame_bytes_max;
+
+    if (!read_attribute(layout, "offset", &offset) || !read_attribute(layout, "width", &width) ||
+        !read_attribute(layout, "is_little", &is_little) || !read_attribute(layout, "signed", &is_signed) ||
+        !read_attribute(layout, "adjust", &adjust) || !read_attribute(layout, "strip_bytes", &strip) ||
+        !read_attribute(layout, "frame_bytes_max", &frame_bytes_max))
+        return -1;
+    kf_length_init(compiled, (uint32_t)offset, (uint32_t)width, is_little != 0, is_signed != 0, adjust,
+                   (uint64_t)strip, (uint64_t)frame_bytes_max);
+    return 0;
+}
+
+/* A length field's value plus its layout's adjustment, which may go beyond 64 bits. */
+static PyObject *body_bytes(uint64_t length, int64_t adjust)
+{
+    PyObject *left = PyLong_FromUnsignedLongLong(length);
+    PyObject *right = PyLong_FromLongLong(adjust);
+    PyObject *sum = left != NULL && right != NULL ? PyNumber_Add(left, right) : NULL;
+    Py_XDECREF(left);
+    Py_XDECREF(right);
+    return sum;
+}
+
+PyObject *bridge_error(bridge_state *state, const kf_fault *fault, const kf_length *layout)
+{
+    unsigned long long found = fault->found, expected = fault->expected;
+
+    switch (fault->status) {
+    case KF_NEGATIVE_LENGTH:
+        return PyObject_CallMethod(state->errors, "negative_length", "L", (long long)fault->found);
+    case KF_SHORT_LENGTH:
+        return PyObject_CallMethod(state->errors, "short_length", "KK", found, expected);
+    case KF_TOO_LARGE: {
+        PyObject *size = body_bytes(fault->found, layout == NULL ? 0 : layout->adjust);
+        return size == NULL ? NULL : PyObject_CallMethod(state->errors, "frame_too_large", "NK", size, expected);
+    }
+    case KF_BAD_VERSION:
+        return PyObject_CallMethod(state->errors, "bad_version", "KK", found, expected);
+    case KF_BAD_CHECKSUM:
+        return PyObject_CallMethod(state->errors, "bad_checksum", "KK", expected, found);
+    case KF_BAD_MAGIC:
+        return PyObject_CallMethod(state->errors, "bad_magic", "KK", found, expected);
+    case KF_TRUNCATED:
+        return PyObject_CallMethod(state->errors, "short_packet", "KK", found, expected);
+    default:
+        return PyErr_Format(PyExc_SystemError, "framing fault %d has no words", (int)fault->status);
+    }
+}
+
+PyObject *bridge_raise(bridge_state *state, const char *name, PyObject *arguments)
+{
+    PyObject *make = NULL, *error = NULL;
+
+    if (arguments != NULL && (make = PyObject_GetAttrString(state->errors, name)) != NULL)
+        error = PyObject_CallObject(make, arguments);
+    if (error != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_XDECREF(error);
+    Py_XDECREF(make);
+    Py_XDECREF(arguments);
+    return NULL;
+}

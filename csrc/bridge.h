@@ -1,0 +1,59 @@
+/* The bridge between the kf core and Python objects: the module kernel._bridge, within the limited API of 3.11.
+ *
+ * The core finds and places bytes; the bridge makes bytes objects of them, and exceptions of faults. Every entry
+ * point is a builtin function or a method of a heap type, called with the GIL held, which it never gives up: a cffi
+ * call would, and then wait for it beside a busy thread. All state is the module's own.
+ */
+#ifndef BRIDGE_H
+#define BRIDGE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "kf.h"
+
+typedef struct bridge_state {
+    PyObject *errors; /* the module kernel.framing.errors, which words all exceptions */
+    PyTypeObject *decoder_type;
+    PyTypeObject *landing_type;
+    PyTypeObject *assembler_type;
+    PyTypeObject *reassembly_type;
+    PyObject *layout;  /* the Length that was used last to encode, and */
+    kf_length compiled; /* what it says */
+} bridge_state;
+
+extern PyModuleDef bridge_module;
+
+/* The two last-but-one fields of a PyMethodDef for a function of an argument array. */
+#define BRIDGE_FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL
+
+/* A bytes-like object's bytes, for as long as it is held. */
+typedef struct bridge_bytes {
+    const uint8_t *data;
+    size_t size;
+    Py_buffer buffer; /* in use only if `is_exported` */
+    bool is_exported;
+} bridge_bytes;
+
+int bridge_hold(bridge_bytes *bytes, PyObject *object);
+void bridge_drop(bridge_bytes *bytes);
+
+/* Converts to an integer from 0 to `high`; false: ValueError is set, which calls it `name`. */
+bool bridge_integer(bridge_state *state, PyObject *object, const char *name, uint64_t high, uint64_t *value);
+
+/* Fills in what a kernel.framing.Length says. */
+int bridge_length(PyObject *layout, kf_length *compiled);
+
+/* The exception for a fault, a new reference. `layout`: where the fault is one of a length layout. */
+PyObject *bridge_error(bridge_state *state, const kf_fault *fault, const kf_length *layout);
+
+/* Sets the exception that the function `name` of kernel.framing.errors makes of `arguments`, a new reference to a
+ * tuple or NULL. Returns NULL. */
+PyObject *bridge_raise(bridge_state *state, const char *name, PyObject *arguments);
+
+/* The rooms of the bridge, each adding its types or functions to the module. */
+int bridge_add_decoders(PyObject *module);
+int bridge_add_encoders(PyObject *module);
+int bridge_add_messages(PyObject *module);
+
+#endif

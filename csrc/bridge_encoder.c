@@ -1,0 +1,307 @@
+/* Encoding: two passes over the messages, one to add up and check their sizes, one to write.
+ *
+ * Between the passes no Python code runs, so a list can't change under them. That holds for lists and tuples of
+ * bytes objects, the common case; of anything else a tuple of bytes is made first.
+ */
+#include <string.h>
+
+#include "bridge.h"
+
+static PyObject *item_at(PyObject *messages, Py_ssize_t index)
+{
+    return PyTuple_CheckExact(messages) ? PyTuple_GetItem(messages, index) : PyList_GetItem(messages, index);
+}
+
+static bool is_plain(PyObject *messages)
+{
+    if (!PyTuple_CheckExact(messages) && !PyList_CheckExact(messages))
+        return false;
+    for (Py_ssize_t i = 0, count = Py_SIZE(messages); i < count; i++) {
+        if (!PyBytes_CheckExact(item_at(messages, i)))
+            return false;
+    }
+    return true;
+}
+
+/* A list or tuple of bytes objects, a new reference. */
+static PyObject *plain_messages(PyObject *messages)
+{
+    if (is_plain(messages))
+        return Py_NewRef(messages);
+    PyObject *copy = PySequence_List(messages);
+    if (copy == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0, count = PyList_Size(copy); i < count; i++) {
+        bridge_bytes bytes;
+        if (bridge_hold(&bytes, PyList_GetItem(copy, i)) < 0) {
+            Py_DECREF(copy);
+            return NULL;
+        }
+        PyObject *plain = PyBytes_FromStringAndSize((const char *)bytes.data, (Py_ssize_t)bytes.size);
+        bridge_drop(&bytes);
+        if (plain == NULL || PyList_SetItem(copy, i, plain) < 0) {
+            Py_DECREF(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+/* Sets the exception for a message that the layout can't carry; returns NULL. */
+static PyObject *refuse_size(bridge_state *state, const kf_length *layout, size_t size)
+{
+    unsigned long long message_bytes = size, offset = layout->offset, limit = layout->frame_bytes_max;
+
+    if (size < offset)
+        return bridge_raise(state, "missing_prefix", Py_BuildValue("KK", message_bytes, offset));
+    if (size - offset > limit)
+        return bridge_raise(state, "unsendable_size",
+                            Py_BuildValue("KKs", message_bytes, limit + offset, "frame_bytes_max"));
+    long long length = (long long)(size - offset) - layout->adjust;
+    return bridge_raise(state, "unsendable_length",
+                        Py_BuildValue("LIO", length, layout->width, layout->is_signed ? Py_True : Py_False));
+}
+
+/* What a layout says, read once for as long as the same one is used. */
+static const kf_length *compiled_layout(bridge_state *state, PyObject *layout)
+{
+    if (state->layout != layout) {
+        kf_length compiled;
+        if (bridge_length(layout, &compiled) < 0)
+            return NULL;
+        Py_XDECREF(state->layout);
+        state->layout = Py_NewRef(layout);
+        state->compiled = compiled;
+    }
+    return &state->compiled;
+}
+
+/* Size of all frames of plain messages, or -1 with an exception set. */
+static Py_ssize_t length_total(bridge_state *state, const kf_length *layout, PyObject *messages)
+{
+    size_t total = 0;
+
+    for (Py_ssize_t i = 0, count = Py_SIZE(messages); i < count; i++) {
+        size_t size = (size_t)Py_SIZE(item_at(messages, i));
+        /* less than the prefix wraps round to more than any limit */
+        if (size - layout->offset > layout->frame_bytes_max) {
+            refuse_size(state, layout, size);
+            return -1;
+        }
+        if (size + layout->width > PY_SSIZE_T_MAX - total) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        total += size + layout->width;
+    }
+    return (Py_ssize_t)total;
+}
+
+/* Writes all frames; false: the size of the message *refused doesn't fit the length field. */
+static bool write_length(const kf_length *layout, PyObject *messages, uint8_t *out, size_t *refused)
+{
+    for (Py_ssize_t i = 0, count = Py_SIZE(messages); i < count; i++) {
+        PyObject *message = item_at(messages, i);
+        const char *data = PyBytes_AsString(message);
+        size_t size = (size_t)Py_SIZE(message);
+        memcpy(out, data, layout->offset);
+        out += layout->offset;
+        if (!kf_length_pack(layout, size - layout->offset, out)) {
+            *refused = size;
+            return false;
+        }
+        memcpy(out + layout->width, data + layout->offset, size - layout->offset);
+        out += layout->width + size - layout->offset;
+    }
+    return true;
+}
+
+PyDoc_STRVAR(encode_length_doc, "encode_length($module, layout, messages, /)\n--\n\n"
+                                "All messages, each with its header, in one buffer.");
+
+static PyObject *encode_length(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    bridge_state *state = PyModule_GetState(module);
+    size_t refused;
+
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "encode_length() takes 2 arguments, %zd given", count);
+    PyObject *messages = plain_messages(arguments[1]);
+    if (messages == NULL)
+        return NULL;
+    const kf_length *layout = compiled_layout(state, arguments[0]);
+    Py_ssize_t total = layout == NULL ? -1 : length_total(state, layout, messages);
+    PyObject *encoded = total < 0 ? NULL : PyBytes_FromStringAndSize(NULL, total);
+    if (encoded != NULL && !write_length(layout, messages, (uint8_t *)PyBytes_AsString(encoded), &refused)) {
+        Py_CLEAR(encoded);
+        refuse_size(state, layout, refused);
+    }
+    Py_DECREF(messages);
+    return encoded;
+}
+
+PyDoc_STRVAR(length_header_doc, "length_header($module, layout, message_bytes, /)\n--\n\n"
+                                "The length field for a message of that size.");
+
+static PyObject *length_header(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    bridge_state *state = PyModule_GetState(module);
+    uint8_t field[8];
+    uint64_t size;
+
+    if (count != 2)
+        return PyErr_Format(PyExc_TypeError, "length_header() takes 2 arguments, %zd given", count);
+    const kf_length *layout = compiled_layout(state, arguments[0]);
+    if (layout == NULL || !bridge_integer(state, arguments[1], "message_bytes", PY_SSIZE_T_MAX, &size))
+        return NULL;
+    if (size - layout->offset > layout->frame_bytes_max || !kf_length_pack(layout, size - layout->offset, field))
+        return refuse_size(state, layout, size);
+    return PyBytes_FromStringAndSize((const char *)field, layout->width);
+}
+
+/* --- KNL/1 ------------------------------------------------------------------------------------------------- */
+
+/* Type, flags and channel of the frames to encode, from three arguments. */
+static bool read_kind(bridge_state *state, PyObject *const *arguments, kf_frame *frame)
+{
+    uint64_t type, flags, channel;
+
+    if (!bridge_integer(state, arguments[0], "type", UINT8_MAX, &type) ||
+        !bridge_integer(state, arguments[1], "flags", UINT16_MAX, &flags) ||
+        !bridge_integer(state, arguments[2], "channel", UINT32_MAX, &channel))
+        return false;
+    memset(frame, 0, sizeof *frame);
+    frame->type = (uint8_t)type;
+    frame->flags = (uint16_t)flags;
+    frame->channel = (uint32_t)channel;
+    return true;
+}
+
+static Py_ssize_t knl_total(bridge_state *state, PyObject *payloads, uint64_t frame_bytes_max)
+{
+    size_t total = 0;
+
+    for (Py_ssize_t i = 0, count = Py_SIZE(payloads); i < count; i++) {
+        size_t size = (size_t)Py_SIZE(item_at(payloads, i));
+        if (size > frame_bytes_max) {
+            bridge_raise(state, "unsendable_size",
+                         Py_BuildValue("KKs", (unsigned long long)size, (unsigned long long)frame_bytes_max,
+                                       "frame_bytes_max"));
+            return -1;
+        }
+        if (size + KF_KNL_HEADER_BYTES > PY_SSIZE_T_MAX - total) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        total += size + KF_KNL_HEADER_BYTES;
+    }
+    return (Py_ssize_t)total;
+}
+
+static void write_knl(kf_frame *frame, PyObject *payloads, uint8_t *out)
+{
+    const uint8_t *same = NULL; /* a header like the next one: without the payload's checksum only the size differs */
+
+    for (Py_ssize_t i = 0, count = Py_SIZE(payloads); i < count; i++) {
+        PyObject *payload = item_at(payloads, i);
+        const uint8_t *data = (const uint8_t *)PyBytes_AsString(payload);
+        uint32_t size = (uint32_t)Py_SIZE(payload);
+        if (same != NULL && size == frame->size) {
+            memcpy(out, same, KF_KNL_HEADER_BYTES);
+        } else {
+            frame->size = size;
+            kf_knl_pack(frame, data, out);
+            same = frame->flags & KF_KNL_CHECKSUM ? NULL : out;
+        }
+        memcpy(out + KF_KNL_HEADER_BYTES, data, size);
+        out += KF_KNL_HEADER_BYTES + size;
+    }
+}
+
+PyDoc_STRVAR(encode_knl_doc, "encode_knl($module, type, flags, channel, payloads, /, frame_bytes_max=65536)\n--\n\n"
+                             "One frame a payload, all in one buffer.");
+
+static PyObject *encode_knl(PyObject *module, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    bridge_state *state = PyModule_GetState(module);
+    uint64_t frame_bytes_max = 65536;
+    kf_frame frame;
+
+    if (keywords != NULL && PyTuple_Size(keywords) == 1 &&
+        PyUnicode_CompareWithASCIIString(PyTuple_GetItem(keywords, 0), "frame_bytes_max") == 0)
+        count++;
+    else if (keywords != NULL && PyTuple_Size(keywords) > 0)
+        count = 0;
+    if (count != 4 && count != 5)
+        return PyErr_Format(PyExc_TypeError, "encode_knl() takes type, flags, channel, payloads and frame_bytes_max");
+    if (!read_kind(state, arguments, &frame) ||
+        (count == 5 && !bridge_integer(state, arguments[4], "frame_bytes_max", UINT32_MAX, &frame_bytes_max)))
+        return NULL;
+    PyObject *payloads = plain_messages(arguments[3]);
+    if (payloads == NULL)
+        return NULL;
+    Py_ssize_t total = knl_total(state, payloads, frame_bytes_max);
+    PyObject *encoded = total < 0 ? NULL : PyBytes_FromStringAndSize(NULL, total);
+    if (encoded != NULL)
+        write_knl(&frame, payloads, (uint8_t *)PyBytes_AsString(encoded));
+    Py_DECREF(payloads);
+    return encoded;
+}
+
+PyDoc_STRVAR(knl_header_doc, "knl_header($module, type, flags, channel, payload, /)\n--\n\n"
+                             "The header of a frame whose payload is sent by itself.");
+
+static PyObject *knl_header(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    bridge_state *state = PyModule_GetState(module);
+    uint8_t header[KF_KNL_HEADER_BYTES];
+    bridge_bytes payload;
+    kf_frame frame;
+
+    if (count != 4)
+        return PyErr_Format(PyExc_TypeError, "knl_header() takes 4 arguments, %zd given", count);
+    if (!read_kind(state, arguments, &frame) || bridge_hold(&payload, arguments[3]) < 0)
+        return NULL;
+    bool fits = payload.size <= UINT32_MAX;
+    if (fits) {
+        frame.size = (uint32_t)payload.size;
+        kf_knl_pack(&frame, payload.data, header);
+    }
+    bridge_drop(&payload);
+    if (!fits)
+        return bridge_raise(state, "unsendable_size",
+                            Py_BuildValue("KKs", (unsigned long long)payload.size, (unsigned long long)UINT32_MAX,
+                                          "frame_bytes_max"));
+    return PyBytes_FromStringAndSize((const char *)header, sizeof header);
+}
+
+PyDoc_STRVAR(crc32_doc, "crc32($module, data, value=0, /)\n--\n\nCRC-32 as zlib has it.");
+
+static PyObject *crc32(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    bridge_bytes bytes;
+    (void)module;
+
+    if (count != 1 && count != 2)
+        return PyErr_Format(PyExc_TypeError, "crc32() takes 1 or 2 arguments, %zd given", count);
+    unsigned long value = count == 2 ? PyLong_AsUnsignedLongMask(arguments[1]) : 0;
+    if (PyErr_Occurred() || bridge_hold(&bytes, arguments[0]) < 0)
+        return NULL;
+    uint32_t crc = kf_crc32((uint32_t)value, bytes.data, bytes.size);
+    bridge_drop(&bytes);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+static PyMethodDef functions[] = {
+    {"encode_length", BRIDGE_FAST(encode_length), encode_length_doc},
+    {"length_header", BRIDGE_FAST(length_header), length_header_doc},
+    {"encode_knl", BRIDGE_FAST(encode_knl) | METH_KEYWORDS, encode_knl_doc},
+    {"knl_header", BRIDGE_FAST(knl_header), knl_header_doc},
+    {"crc32", BRIDGE_FAST(crc32), crc32_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int bridge_add_encoders(PyObject *module)
+{
+    return PyModule_AddFunctions(module, functions);
+}

@@ -250,17 +250,15 @@ class Channel:
         if self._inbox is not None:
             self._inbox.put(messages, cost_bytes)
             return
-        self._owed_bytes += cost_bytes
         self._handler.on_messages(self, messages)
-        self._settle()
+        self._return(cost_bytes)
 
     def deliver_piece(self, piece: bytes, message_bytes: int, last: bool, cost_bytes: int) -> None:
         if self._inbox is not None:
             self._inbox.put([(piece, message_bytes, last)], cost_bytes)
             return
-        self._owed_bytes += cost_bytes
         self._handler.on_piece(self, piece, message_bytes, last)
-        self._settle()
+        self._return(cost_bytes)
 
     def peer_finished(self) -> None:
         self._handler.on_finish(self)
@@ -278,8 +276,17 @@ class Channel:
             if self._on_over is not None:
                 self._on_over()
 
+    def _return(self, cost_bytes: int) -> None:
+        """The handler is done with what it was given; inside a read, so that its end will flush."""
+        stream = self._stream
+        if self._paused or (self._couples and stream.outgoing_bytes > HIGH_WATER_BYTES):
+            self._owed_bytes += cost_bytes
+            stream.wants_writable = True
+        elif self.code is None:
+            self._link.session.consumed(stream, cost_bytes)
+
     def _settle(self) -> None:
-        """Give back what was consumed, unless the service wants the peer held back."""
+        """Give back what is owed, unless the service still wants the peer held back."""
         if not self._owed_bytes or self._paused or self.code is not None:
             return
         if self._couples and self._stream.outgoing_bytes > HIGH_WATER_BYTES:

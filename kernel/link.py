@@ -70,11 +70,12 @@ class Link:
     __slots__ = (
         "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_loop", "_owner",
         "_pings", "_read_paused", "_reason", "_write_finished", "code", "corked", "message_bytes_max", "peer",
-        "session", "write_buffer_bytes_max",
+        "session", "wanted", "write_buffer_bytes_max",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
         self.session = session
+        self.wanted = session.wanted
         self.corked = False
         self.peer = peer
         self.code: Code | None = None
@@ -103,9 +104,6 @@ class Link:
         return [stream.user for stream in self.session.streams if stream.user is not None]
 
     # --- the connection calls --------------------------------------------------------------------------------------
-
-    def wanted(self) -> memoryview | None:
-        return self.session.wanted()
 
     def filled(self, nbytes: int) -> None:
         self._handle(self.session.filled, nbytes)
@@ -222,7 +220,7 @@ class Link:
             events = session.take_events()
             if events:
                 self._dispatch(events)
-            elif not buffers:
+            elif not buffers or not session.has_more:
                 break
         if session.write_finished and not self._write_finished and not self._ended:
             self._write_finished = True
@@ -246,23 +244,29 @@ class Link:
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
-            _ON_EVENT[type(event)](self, event)
+            try:
+                _ON_EVENT[type(event)](self, event)
+            except Exception as error:
+                self._on_failure(event, error)
+
+    def _on_failure(self, event: Event, error: Exception) -> None:
+        """A handler that raises loses its own channel, and nothing else."""
+        stream: Stream | None = getattr(event, "stream", None)
+        channel: Channel | None = stream.user if stream is not None else None
+        if channel is None:
+            log.exception("handling %s of %s failed", type(event).__name__, self.peer.address)
+            self.abort()
+        elif isinstance(error, ChannelClosed):
+            channel.reset(Code.CANCELLED, str(error))
+        else:
+            log.exception("the service '%s' failed; its channel with %s is reset", channel.service, self.peer.address)
+            channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
 
     def _attach(self, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> Channel:
         channel = stream.user = Channel(self, stream, handler, couples=couples)
         if couples:
-            self._guard(channel, channel.opened)
+            channel.opened()
         return channel
-
-    def _guard(self, channel: Channel, call: Callable[..., None], *args: object) -> None:
-        """A handler that raises loses its own channel, and nothing else."""
-        try:
-            call(*args)
-        except ChannelClosed as error:
-            channel.reset(Code.CANCELLED, str(error))
-        except Exception as error:
-            log.exception("the service '%s' failed; its channel with %s is reset", channel.service, self.peer.address)
-            channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
 
     def _on_ready(self, event: Ready) -> None:
         self._owner.link_ready(self)
@@ -273,36 +277,36 @@ class Link:
     def _on_opened(self, event: Opened) -> None:
         channel: Channel | None = event.stream.user
         if channel is not None:
-            self._guard(channel, channel.opened)
+            channel.opened()
 
     def _on_messages(self, event: Messages) -> None:
         channel: Channel | None = event.stream.user
         if channel is None or channel.code is not None:
             self.session.consumed(event.stream, event.cost_bytes)
         else:
-            self._guard(channel, channel.deliver, event.messages, event.cost_bytes)
+            channel.deliver(event.messages, event.cost_bytes)
 
     def _on_piece(self, event: Piece) -> None:
         channel: Channel | None = event.stream.user
         if channel is None or channel.code is not None:
             self.session.consumed(event.stream, event.cost_bytes)
         else:
-            self._guard(channel, channel.deliver_piece, event.piece, event.message_bytes, event.last, event.cost_bytes)
+            channel.deliver_piece(event.piece, event.message_bytes, event.last, event.cost_bytes)
 
     def _on_finished(self, event: Finished) -> None:
         channel: Channel | None = event.stream.user
         if channel is not None:
-            self._guard(channel, channel.peer_finished)
+            channel.peer_finished()
 
     def _on_writable(self, event: Writable) -> None:
         channel: Channel | None = event.stream.user
         if channel is not None:
-            self._guard(channel, channel.writable)
+            channel.writable()
 
     def _on_closed(self, event: Closed) -> None:
         channel: Channel | None = event.stream.user
         if channel is not None:
-            self._guard(channel, channel.ended, event.code, event.reason)
+            channel.ended(event.code, event.reason)
 
     def _on_going_away(self, event: GoingAway) -> None:
         self._owner.link_going_away(self, event.code, event.reason)

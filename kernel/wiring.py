@@ -166,7 +166,7 @@ def _session_maker(
     if capabilities.preserves_messages:
         return lambda connection: PlainSession(client=client, decoder=None, encode=list, limits=limits, service=service)
     return lambda connection: PlainSession(
-        client=client, decoder=recv.decoder(), encode=send.encode, limits=limits, service=service
+        client=client, decoder=recv.decoder(), encode=send.encoder(), limits=limits, service=service
     )
 
 

@@ -23,6 +23,9 @@ JOIN_BYTES_MAX = 16384
 """Longer messages are not copied into a common buffer: they go by themselves, after their header."""
 
 
+Encoder = Callable[[Sequence[Buffer]], list[Buffer]]
+
+
 class Framing(Protocol):
     """What the kernel needs to know of a framing."""
 
@@ -42,9 +45,9 @@ class MessageFraming(Framing, Protocol):
 
     def decoder(self) -> Decoder[bytes]: ...
 
-    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
-        """What to write for these messages: small ones joined, large ones by reference. Raises
-        EncodeError."""
+    def encoder(self) -> Encoder:
+        """What one connection encodes with: it makes the buffers to write for some messages, small ones joined, large
+        ones by reference, and raises EncodeError for a message that the framing cannot carry."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,8 +73,8 @@ class LengthFraming(Length):
     def decoder(self) -> Decoder[bytes]:
         return engine().decoder(self)
 
-    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
-        return gather(messages, functools.partial(engine().encode_length, self), self._by_reference)
+    def encoder(self) -> Encoder:
+        return gathering(functools.partial(engine().encode_length, self), self._by_reference)
 
     def _by_reference(self, message: Buffer) -> list[Buffer]:
         view = memoryview(message).cast("B")
@@ -90,8 +93,8 @@ class RawFraming:
     def decoder(self) -> Decoder[bytes]:
         return RawDecoder()
 
-    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
-        return gather(messages, b"".join, lambda message: [message])
+    def encoder(self) -> Encoder:
+        return gathering(b"".join, lambda message: [message])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,22 +114,23 @@ class LineFraming:
     def decoder(self) -> Decoder[bytes]:
         return LineDecoder(self.line_bytes_max, self.delimiter.encode())
 
-    def encode(self, messages: Sequence[Buffer]) -> list[Buffer]:
-        return [encode_lines(messages, self.delimiter.encode())]
+    def encoder(self) -> Encoder:
+        delimiter = self.delimiter.encode()
+        return lambda messages: [encode_lines(messages, delimiter)]
 
 
-def gather(
-    messages: Sequence[Buffer],
-    join: Callable[[Sequence[Buffer]], bytes],
-    by_reference: Callable[[Buffer], list[Buffer]],
-) -> list[Buffer]:
-    """What to write for `messages`: runs of short ones joined to one buffer, long ones by reference."""
-    if max(map(len, messages), default=0) <= JOIN_BYTES_MAX:
-        return [join(messages)]
-    buffers: list[Buffer] = []
-    for is_long, group in itertools.groupby(messages, lambda message: len(message) > JOIN_BYTES_MAX):
-        if is_long:
-            buffers.extend(itertools.chain.from_iterable(map(by_reference, group)))
-        else:
-            buffers.append(join(list(group)))
-    return buffers
+def gathering(join: Callable[[Sequence[Buffer]], bytes], by_reference: Callable[[Buffer], list[Buffer]]) -> Encoder:
+    """An encoder that joins runs of short messages to one buffer, and leaves long ones where they are."""
+
+    def encode(messages: Sequence[Buffer]) -> list[Buffer]:
+        if len(messages[0] if len(messages) == 1 else max(messages, key=len)) <= JOIN_BYTES_MAX:
+            return [join(messages)]
+        buffers: list[Buffer] = []
+        for is_long, group in itertools.groupby(messages, lambda message: len(message) > JOIN_BYTES_MAX):
+            if is_long:
+                buffers.extend(itertools.chain.from_iterable(map(by_reference, group)))
+            else:
+                buffers.append(join(list(group)))
+        return buffers
+
+    return encode

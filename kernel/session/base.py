@@ -187,6 +187,11 @@ class Session(ABC):
         """What calls of our own side and `data_to_send` brought about (`Closed`, `Writable`, `Ended`), each once."""
 
     @property
+    def has_more(self) -> bool:
+        """Off: `data_to_send` has handed out all that could be sent, asking again gives nothing."""
+        return True
+
+    @property
     def wants_data(self) -> bool:
         """Off: read no more from the connection for now. Only sessions without credit of their own need that."""
         return True

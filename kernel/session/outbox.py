@@ -59,10 +59,12 @@ class SendState:
 
 
 class Outbox:
-    """The sending half of a session. `events` collects what sending brings about, for the session to hand on."""
+    """The sending half of a session. `events` collects what sending brings about, for the session to hand on.
+    `has_more`: the last `take` left something that could be sent."""
 
     def __init__(self, engine: Engine) -> None:
         self.events: list[Event] = []
+        self.has_more = False
         self._engine = engine
         self._flags = 0
         self._control: list[bytes] = []
@@ -175,6 +177,7 @@ class Outbox:
             stream = self._ready.popleft()
             turn = min(bytes_max, _TURN_BYTES) if self._ready else bytes_max
             bytes_max -= self._take_turn(stream, turn, buffers)
+        self.has_more = bool(self._ready)
         return buffers
 
     def _take_turn(self, stream: Stream, bytes_max: int, buffers: list[Buffer]) -> int:

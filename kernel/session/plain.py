@@ -45,7 +45,7 @@ class PlainSession(Session):
 
     __slots__ = (
         "_client", "_decoder", "_encode", "_ended", "_events", "_finishing", "_pieces", "_releasing", "_service",
-        "_stream", "limits",
+        "_stream", "has_more", "limits", "wanted", "wants_data", "write_finished",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,10 @@ class PlainSession(Session):
         self._pieces: list[Buffer] = []
         self._ended = False
         self._releasing = False
+        self.wanted = _nothing_wanted if decoder is None else decoder.wanted
+        self.has_more = False
+        self.wants_data = True
+        self.write_finished = False
         self._finishing = False
 
     def started(self) -> list[Event]:
@@ -81,14 +85,6 @@ class PlainSession(Session):
         return [self._stream] if self._stream is not None and not self._ended else []
 
     @property
-    def wants_data(self) -> bool:
-        return self._stream is None or self._stream.held_bytes < self.limits.channel_credit_bytes
-
-    @property
-    def write_finished(self) -> bool:
-        return self._finishing and self._stream is not None and not self._stream.local_open
-
-    @property
     def deadline(self) -> float | None:
         return None
 
@@ -96,9 +92,6 @@ class PlainSession(Session):
         return []
 
     # --- from the peer -------------------------------------------------------------------------------------------
-
-    def wanted(self) -> memoryview | None:
-        return None if self._ended or self._decoder is None else self._decoder.wanted()
 
     def filled(self, nbytes: int) -> list[Event]:
         assert self._decoder is not None
@@ -135,6 +128,8 @@ class PlainSession(Session):
         stream = self._stream
         if messages and stream is not None and not self._ended:
             stream.held_bytes += cost
+            if stream.held_bytes >= self.limits.channel_credit_bytes:
+                self.wants_data = False
             self._events.append(Messages(stream, messages, cost))
 
     def _corrupt(self, error: DecodeError) -> list[Event]:
@@ -200,6 +195,7 @@ class PlainSession(Session):
 
     def consumed(self, stream: Stream, nbytes: int) -> None:
         stream.held_bytes -= nbytes
+        self.wants_data = stream.held_bytes < self.limits.channel_credit_bytes
 
     def finish(self, stream: Stream) -> None:
         if stream.local_open:
@@ -242,7 +238,8 @@ class PlainSession(Session):
             except EncodeError as error:
                 self._end(Code.INTERNAL, str(error), by_peer=False)
                 return []
-        if not outgoing:
+        self.has_more = bool(outgoing)
+        if not outgoing and (stream.wants_writable or self._finishing):
             self._emptied(stream)
         return buffers
 
@@ -261,8 +258,13 @@ class PlainSession(Session):
             self._events.append(Writable(stream))
         if self._finishing and stream.local_open:
             stream.local_open = False
+            self.write_finished = True
             self._end_if_over()
 
     def _check_sendable(self, stream: Stream) -> None:
         if self._ended or self._finishing or not stream.local_open:
             raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
+
+
+def _nothing_wanted() -> memoryview | None:
+    return None

@@ -81,7 +81,7 @@ class StreamSession(Session):
     __slots__ = (
         "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_going_away", "_handshake", "_heard",
         "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last", "_peer_going_away", "_pinged",
-        "_started_at", "_streams", "_ticked_at", "limits",
+        "_started_at", "_streams", "_ticked_at", "limits", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,7 @@ class StreamSession(Session):
         self._client = client
         self._engine = engine(engine_name)
         self._decoder = self._engine.decoder(Knl(limits.frame_bytes_max))
+        self.wanted = self._decoder.wanted
         mechanism = authenticator.mechanism if authenticator else NO_MECHANISM
         self._handshake: Handshake | None = Handshake(
             client=client,
@@ -140,6 +141,10 @@ class StreamSession(Session):
     @property
     def streams(self) -> list[Stream]:
         return list(self._streams.values())
+
+    @property
+    def has_more(self) -> bool:
+        return self._outbox.has_more
 
     @property
     def deadline(self) -> float | None:
@@ -202,9 +207,6 @@ class StreamSession(Session):
         self._outbox.events.append(Ended(code, reason, by_peer))
 
     # --- bytes in ------------------------------------------------------------------------------------------------
-
-    def wanted(self) -> memoryview | None:
-        return None if self._ended else self._decoder.wanted()
 
     def filled(self, nbytes: int) -> list[Event]:
         return self._take_runs(lambda: self._decoder.filled(nbytes))

@@ -112,6 +112,19 @@ def test_help_names_every_command_and_imports_none(commands: Path, capsys: pytes
     assert "serve        Hidden by the command of the same name above (some-dist 0.3)." in text
 
 
+def test_our_own_commands_cannot_be_taken_by_a_plugin(commands: Path, capsys: pytest.CaptureFixture[str]):
+    assert root.run(["serve", "--help"]) == 0
+    assert "kernel serve --plugin echo" in capsys.readouterr().out
+
+
+def test_every_command_of_ours_is_where_the_help_says():
+    context = click.Context(root.root)
+    for name in root.OWN:
+        command = root.root.get_command(context, name)
+        assert isinstance(command, click.Command)
+        assert command.name == name
+
+
 def test_help_and_listing_start_without_what_is_slow():
     script = (
         "import sys; sys.argv = ['kernel', *sys.argv[1:]]\n"

@@ -17,7 +17,7 @@ _NAMES = {
     "kernel.client": "Client connect dial",
     "kernel.endpoint": "Endpoint format_host_port",
     "kernel.errors": (
-        "ChannelClosed Code DialError EndpointError KernelError NeedsCapability OptionError PeerError "
+        "BrokenPlugin ChannelClosed Code DialError EndpointError KernelError NeedsCapability OptionError PeerError "
         "PluginError Refused StartError UsageError"
     ),
     "kernel.limits": "KIB MIB Limits",
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from kernel.client import Client as Client, connect as connect, dial as dial
     from kernel.endpoint import Endpoint as Endpoint, format_host_port as format_host_port
     from kernel.errors import (
+        BrokenPlugin as BrokenPlugin,
         ChannelClosed as ChannelClosed,
         Code as Code,
         DialError as DialError,

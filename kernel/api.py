@@ -369,6 +369,8 @@ class Service(ChannelHandler):
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type] = NoOptions
     needs: ClassVar[Needs] = Needs()
+    example: ClassVar[str] = ""
+    """A command that talks with it, for `kernel serve` to print; `{endpoint}` is where it listens."""
     whole_messages: ClassVar[bool] = True
     """Off: messages longer than a frame come piece by piece, in bounded memory (`on_piece`, `channel.pieces()`)."""
 

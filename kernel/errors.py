@@ -4,7 +4,8 @@
     |-- UsageError          you called us wrongly, or asked for what cannot be      exit 2
     |   |-- EndpointError   an endpoint string that cannot be understood
     |   |-- OptionError     an option that is unknown, or a value out of range
-    |   `-- PluginError     a plugin is missing, ambiguous or broken
+    |   `-- PluginError     a plugin is missing, ambiguous or denied
+    |       `-- BrokenPlugin    it is installed, and cannot be used
     |-- StartError          the outside world refused (busy port, missing file)     exit 3
     |   `-- NeedsCapability a service needs what the transport does not give
     |-- DialError           nobody answered, or the answer was not ours             exit 1
@@ -74,7 +75,11 @@ class OptionError(UsageError, ValueError):
 
 
 class PluginError(UsageError):
-    """A plugin is missing, ambiguous, broken, or written for another API version."""
+    """A plugin is missing, ambiguous, denied or broken."""
+
+
+class BrokenPlugin(PluginError):
+    """A plugin is installed and cannot be used: its import fails, it is incomplete, or for another API version."""
 
 
 class StartError(KernelError):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from kernel.errors import PluginError, did_you_mean
+from kernel.errors import BrokenPlugin, PluginError, did_you_mean
 
 TRANSPORTS = "kernel.transports"
 LAYERS = "kernel.layers"
@@ -123,8 +123,9 @@ class Registry:
         """Import the plugin of that name and check it: a class of the group's kind, a command for `COMMANDS`.
 
         Raises:
-            PluginError: as `find`; or the plugin cannot be imported, is not of its kind, is incomplete, or was written
-                for another version of the plugin interface.
+            PluginError: as `find`.
+            BrokenPlugin: it cannot be imported, is not of its kind, is incomplete, or was written for another version
+                of the plugin interface.
         """
         plugin = self.find(group, name)
         if plugin not in self._loaded:
@@ -150,7 +151,7 @@ def load(plugin: Plugin) -> Any:
     """Import one plugin, whatever any policy says, and check it.
 
     Raises:
-        PluginError: see `Registry.load`.
+        BrokenPlugin: see `Registry.load`.
     """
     import importlib
 
@@ -197,9 +198,9 @@ def _outside_api_window(version: object) -> str:
     return ""
 
 
-def _broken(plugin: Plugin, fault: str) -> PluginError:
+def _broken(plugin: Plugin, fault: str) -> BrokenPlugin:
     fault = " ".join(fault.split())
-    return PluginError(f"the {plugin.kind} '{plugin.name}' of {plugin.origin} is broken: {fault}")
+    return BrokenPlugin(f"the {plugin.kind} '{plugin.name}' of {plugin.origin} is broken: {fault}")
 
 
 def _ambiguous(plugins: list[Plugin]) -> str:

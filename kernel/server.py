@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from kernel import options
 from kernel.api import Connection, Listener, Peer, Service, ServiceContext
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
-from kernel.errors import Code, PluginError, StartError, UsageError
+from kernel.errors import BrokenPlugin, Code, PluginError, StartError, UsageError
 from kernel.limits import Limits
 from kernel.link import TICK_SECONDS, Link
 from kernel.registry import SERVICES, Registry
@@ -28,6 +28,9 @@ from kernel.session.base import Stream
 from kernel.wiring import Wiring, check_needs, wire
 
 log = logging.getLogger("kernel.server")
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 # When stopping: how long goodbyes may take to leave.
 _GOODBYE_SECONDS = 1.0
@@ -41,6 +44,7 @@ class Server:
         listen: endpoints, in the order in which `endpoints` will give what was bound.
         limits: see `Limits`.
         registry: where plugins are found; None: all that is installed.
+        strict_plugins: a broken plugin fails the start; off: it is named in the log and left out, with what needs it.
     """
 
     def __init__(
@@ -50,11 +54,13 @@ class Server:
         *,
         limits: Limits | None = None,
         registry: Registry | None = None,
+        strict_plugins: bool = True,
     ) -> None:
         self.limits = limits or Limits()
         self._plugins = list(plugins)
         self._listen = list(listen)
         self._registry = registry or Registry()
+        self._strict_plugins = strict_plugins
         self._services: dict[str, _Hosted] = {}
         self._listeners: list[tuple[Listener, Wiring]] = []
         self._links: set[Link] = set()
@@ -97,6 +103,11 @@ class Server:
     def listening(self) -> list[tuple[Endpoint, Wiring]]:
         """What was bound, with how it is served."""
         return [(listener.endpoint, wiring) for listener, wiring in self._listeners]
+
+    @property
+    def services(self) -> list[str]:
+        """The names of what is served."""
+        return list(self._services)
 
     @property
     def channels(self) -> list[Channel]:
@@ -161,31 +172,55 @@ class Server:
             raise UsageError("a server needs a service: name at least one plugin, for example echo")
         if not self._listen:
             raise UsageError("a server needs an endpoint to listen on, for example tcp://127.0.0.1:7000")
-        for plugin in self._plugins:
-            hosted = _Hosted.make(plugin, self.limits, self._registry)
-            if hosted.name in self._services:
-                raise PluginError(f"the service '{hosted.name}' is named twice: serve it once, on several endpoints")
-            self._services[hosted.name] = hosted
-        only = next(iter(self._services)) if len(self._services) == 1 else ""
-        wirings = [wire(e, self._registry, self.limits, client=False, service=only) for e in self._listen]
-        for wiring in wirings:
-            self._check_wiring(wiring)
-        return wirings
+        names = plugin_names(self._plugins)
+        for name in names:
+            if names.count(name) > 1:
+                raise PluginError(f"the service '{name}' is named twice: serve it once, on several endpoints")
+        made = self._unbroken(self._plugins, lambda plugin: _Hosted.make(plugin, self.limits, self._registry))
+        self._services = {hosted.name: hosted for hosted in made}
+        only = names[0] if len(names) == 1 else ""
+        wirings = self._unbroken(
+            self._listen, lambda e: wire(e, self._registry, self.limits, client=False, service=only)
+        )
+        served = [wiring for wiring in wirings if self._is_served(wiring, names)]
+        if not served:
+            raise StartError("nothing is left to listen on: every listener was bound to a service that is broken")
+        return served
 
-    def _check_wiring(self, wiring: Wiring) -> None:
+    def _unbroken(self, items: Sequence[S], make: Callable[[S], T]) -> list[T]:
+        """What can be made of the items; those whose plugin is broken are left out, unless that leaves nothing."""
+        made: list[T] = []
+        broken: list[BrokenPlugin] = []
+        for item in items:
+            try:
+                made.append(make(item))
+            except BrokenPlugin as error:
+                broken.append(error)
+        if broken and (self._strict_plugins or not made):
+            raise broken[0]
+        for fault in broken:
+            log.error("%s; it is left out", fault)
+        return made
+
+    def _is_served(self, wiring: Wiring, names: list[str]) -> bool:
+        """Check a listener against its services; False: its only service has been left out."""
         bound = [wiring.service] if not wiring.channels else list(self._services)
         for name in bound:
-            if name not in self._services:
-                names = ", ".join(self._services)
+            if name not in names:
                 what = (
                     f"serves '{name}', which is not among the plugins"
                     if name
                     else "has no channels to tell services apart"
                 )
                 raise UsageError(
-                    f"'{wiring.endpoint}' (framing={wiring.framing}) {what}: add service=NAME to it, one of {names}"
+                    f"'{wiring.endpoint}' (framing={wiring.framing}) {what}: "
+                    f"add service=NAME to it, one of {', '.join(names)}"
                 )
+            if name not in self._services:
+                log.error("%s is left out with its service '%s'", wiring.endpoint, name)
+                return False
             check_needs(name, self._services[name].service.needs, wiring)
+        return True
 
     async def _close_listeners(self) -> None:
         for listener, _ in self._listeners:

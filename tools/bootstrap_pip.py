@@ -1,4 +1,4 @@
-"""Put pip into the virtual environment that runs this, from PyPI: for Pythons without ensurepip (Debian splits it off)."""
+"""Put pip into the virtual environment that runs this, from PyPI: for a Python without ensurepip (as Debian's is)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _TYPEABLE = ("raw", "line")
 
 def banner(server: Server, registry: Registry) -> str:
     """The whole text."""
-    services = server.service_names
+    services = server.services
     lines = [f"kernel {__version__} serves {', '.join(services)}", ""]
     for endpoint, wiring in server.listening:
         lines.append(f"  {endpoint}")

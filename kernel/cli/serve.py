@@ -77,7 +77,13 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         names = ", ".join(plugin.name for plugin in registry.listing("kernel.services")) or "none"
         raise UsageError(f"there is nothing to serve: add --plugin NAME (installed: {names})")
     listen = settings.listen or supervision.inherited_endpoints(os.environ) or supervision.local_endpoints(DEFAULT_PORT)
-    server = Server(settings.plugin, listen, limits=settings.limits, registry=registry)
+    server = Server(
+        settings.plugin,
+        listen,
+        limits=settings.limits,
+        registry=registry,
+        strict_plugins=settings.strict_plugins,
+    )
     stopping = _watch_signals(lambda: _reload(load))
     try:
         await server.start()

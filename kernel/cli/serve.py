@@ -88,9 +88,9 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
     try:
         await server.start()
         endpoints = [str(endpoint) for endpoint in server.endpoints]
-        if not quiet:
-            click.echo(banner(server, registry))
         with supervision.ready(settings.ready_file, endpoints):
+            if not quiet:
+                click.echo(banner(server, registry))
             await stopping.wait()
         log.info("draining, a second signal forces")
         await server.drain()
@@ -124,8 +124,8 @@ def _reload(load: Callable[[], config.Settings]) -> None:
     except KernelError as error:
         log.error("the settings stay as they were: %s", error)
         return
-    logs.set_level(settings.log_level)
     log.info("the settings were read again")
+    logs.set_level(settings.log_level)
 
 
 def _loop_factory(name: config.Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,6 @@ class ServerProcess:
 
     def __init__(self, arguments: list[str], environ: dict[str, str], directory: Path) -> None:
         self.ready_file = directory / "ready.json"
-        pipe_path = directory / "ready.fifo"
-        os.mkfifo(pipe_path)
         self.process = subprocess.Popen(
             [KERNEL, "serve", *arguments, "--ready-file", str(self.ready_file)],
             stdout=subprocess.PIPE,
@@ -57,6 +56,9 @@ class ServerProcess:
             text=True,
             env=environ,
         )
+        # What hangs is ended from outside, and the test fails on what it reads then.
+        self._guard = threading.Timer(TIMEOUT_SECONDS, self.process.kill)
+        self._guard.start()
         self.output = self._until("Press Ctrl-C to stop.")
         self.ready: dict[str, Any] = json.loads(self.ready_file.read_text())
         self.endpoints: list[str] = self.ready["endpoints"]
@@ -85,5 +87,59 @@ class ServerProcess:
 
     def finish(self) -> tuple[int, str]:
         """Wait for the end; the exit code and the rest of the log."""
-        _, log = self.process.communicate(timeout=TIMEOUT_SECONDS)
+        _, log = self.process.communicate()
+        self._guard.cancel()
         return self.process.returncode, log
+
+    def end(self) -> None:
+        """Leave nothing behind, whatever the test has done."""
+        self.process.kill()
+        self.finish()
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """The environment of a server: no settings of this machine's user, and a distribution `some-dist` with services."""
+    place = tmp_path / "site"
+    entries = {name.lower(): f"some_services:{name}" for name in ("Shout", "Slow", "Refuses")}
+    install(
+        place,
+        "some-dist",
+        "0.3",
+        {"kernel.services": entries | {"broken": "not_there:X"}},
+        {"some_services": SERVICES},
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KERNEL_")}
+    return kept | {
+        "PYTHONPATH": str(place),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def serve(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., ServerProcess]]:
+    """Start servers; those that a test leaves running are ended."""
+    started: list[ServerProcess] = []
+
+    def start(*arguments: str, **variables: str) -> ServerProcess:
+        server = ServerProcess(list(arguments), environ | variables, tmp_path)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.end()
+
+
+@pytest.fixture
+def kernel(environ: dict[str, str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line to its end; its exit code, stdout and stderr."""
+
+    def run(*arguments: str, **variables: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [KERNEL, *arguments], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environ | variables
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run

@@ -31,7 +31,6 @@ class Own(NamedTuple):
 
 
 OWN = {
-    "bench": Own("kernel.cli.bench", "bench", "Measure the framing engine on this machine."),
     "plugins": Own("kernel.cli.plugins", "plugins", "Show which plugins are installed."),
     "serve": Own("kernel.cli.serve", "serve", "Serve plugins over any transports."),
 }
@@ -158,7 +157,11 @@ def run(arguments: list[str]) -> int:
 
 def _with_hint(error: click.ClickException) -> str:
     """The message in one line, and where to read on."""
-    message = " ".join(error.format_message().split()).rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        meant = did_you_mean(error.option_name, error.possibilities or ())
+        message = f"there is no option '{error.option_name}'" + (f": {meant}" if meant else "")
+    else:
+        message = " ".join(error.format_message().split()).rstrip(".")
     if not isinstance(error, click.UsageError) or error.ctx is None:
         return message
     return f"{message} ({error.ctx.command_path} --help shows what can be said)"

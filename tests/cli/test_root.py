@@ -63,7 +63,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (
             ["--vresion"],
             2,
-            "No such option '--vresion'. Did you mean '--version'? (kernel --help shows what can be said)",
+            "there is no option '--vresion': did you mean '--version'? (kernel --help shows what can be said)",
         ),
         (["fine", "x"], 2, "Got unexpected extra argument (x) (kernel fine --help shows what can be said)"),
         (

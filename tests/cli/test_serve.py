@@ -214,7 +214,7 @@ def test_sighup_reads_the_settings_again(serve: Serve, tmp_path: Path):
         ("--plugin shout --listen TCP --limit x", 2, "--limit: 'x' is not NAME=VALUE"),
         ("--plugin shout --listen TCP --limit connections=1", 2, "has no option 'connections': did you mean"),
         ("--plugin shout --listen TCP --log-level loud", 2, "Invalid value for '--log-level': 'loud' is not one of"),
-        ("--listn x", 2, "No such option '--listn'. Did you mean '--listen'?"),
+        ("--listn x", 2, "there is no option '--listn': did you mean '--listen'?"),
     ],
 )
 def test_what_cannot_be_is_one_line_with_its_remedy(kernel: Kernel, arguments: str, code: int, message: str):

@@ -84,6 +84,11 @@ class Channel:
         """What was sent here and has not left yet."""
         return self._stream.outgoing_bytes
 
+    @property
+    def full(self) -> bool:
+        """More waits to be sent than is good: a handler waits for `on_writable`, a coroutine for `drain`."""
+        return self._stream.outgoing_bytes > HIGH_WATER_BYTES
+
     # --- sending -------------------------------------------------------------------------------------------------
 
     def send(self, message: Buffer) -> None:
@@ -98,8 +103,8 @@ class Channel:
         link.session.send(self._stream, message if type(message) is bytes else bytes(message))
         if not link.corked:
             link.schedule_flush()
-        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
-            self._check_backlog(len(message))
+        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._above_high_water(len(message))
 
     def send_many(self, messages: list[bytes]) -> None:
         """Queue messages, in order: as many calls of `send`, at the price of one.
@@ -113,8 +118,8 @@ class Channel:
         link.session.send_many(self._stream, messages)
         if not link.corked:
             link.schedule_flush()
-        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
-            self._check_backlog(sum(map(len, messages)))
+        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._above_high_water(sum(map(len, messages)))
 
     def send_piece(self, piece: Buffer, message_bytes: int, last: bool) -> None:
         """Queue a part of one message of `message_bytes`; the next ones follow, and nothing comes between.
@@ -128,8 +133,8 @@ class Channel:
             raise self._closed()
         link.session.send_piece(self._stream, bytes(piece), message_bytes, last)
         link.schedule_flush()
-        if self._stream.outgoing_bytes > link.write_buffer_bytes_max:
-            self._check_backlog(len(piece))
+        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+            self._above_high_water(len(piece))
 
     async def drain(self) -> None:
         """Wait until there is room to send. A sender that drains is never evicted, however slow its peer.
@@ -137,14 +142,14 @@ class Channel:
         Raises:
             ChannelClosed: the channel ended meanwhile.
         """
-        while self.code is None and self._stream.outgoing_bytes > HIGH_WATER_BYTES:
-            self._stream.wants_writable = True
+        while self.code is None and self.full:
             await self._wait()
         if self.code not in (None, Code.OK):
             raise self._closed()
 
-    def _check_backlog(self, added_bytes: int) -> None:
-        """The last message alone may be larger than the limit; what waited before it may not."""
+    def _above_high_water(self, added_bytes: int) -> None:
+        """Ask to be told when all has left. The last message alone may be larger than the limit of what may wait."""
+        self._stream.wants_writable = True
         limit = self._link.write_buffer_bytes_max
         waiting = self._stream.outgoing_bytes - added_bytes
         if waiting > limit:
@@ -289,8 +294,7 @@ class Channel:
         """Give back what is owed, unless the service still wants the peer held back."""
         if not self._owed_bytes or self._paused or self.code is not None:
             return
-        if self._couples and self._stream.outgoing_bytes > HIGH_WATER_BYTES:
-            self._stream.wants_writable = True
+        if self._couples and self.full:
             return
         owed, self._owed_bytes = self._owed_bytes, 0
         self._consume(owed)

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Any
 
-from kernel.api import ChannelHandler, Connection, Peer
+from kernel.api import Capabilities, ChannelHandler, Connection, Peer
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
 from kernel.errors import Code, DialError
@@ -66,6 +66,11 @@ class Client:
         self._link.message_bytes_max = self._wiring.capabilities.message_bytes_max
         self._link.start()
         self._tick()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What channels of this connection give: whether messages can be lost, keep their boundaries, and so on."""
+        return self._wiring.capabilities
 
     async def open(self, service: str = "", *, handler: ChannelHandler | None = None, pieces: bool = False) -> Channel:
         """Open a channel to a service, and wait until the server has accepted it.

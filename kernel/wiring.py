@@ -33,7 +33,7 @@ class Wiring:
     Attributes:
         endpoint: as it was given.
         transport: made, not started; with layers, the outermost.
-        capabilities: what connections give.
+        capabilities: what connections give, cut by their framing.
         framing: how they are cut: the name, or `recv/send` where the two differ.
         channels: many channels in one connection, the peer chooses the service.
         service: where there are none: the service to which the listener is bound.
@@ -81,7 +81,7 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
     return Wiring(
         endpoint,
         transport,
-        capabilities,
+        dataclasses.replace(capabilities, preserves_messages=capabilities.preserves_messages or recv.keeps_messages),
         names[0] if names[0] == names[1] else f"{names[0]}/{names[1]}",
         recv.channels,
         service,

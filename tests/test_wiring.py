@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -105,8 +105,15 @@ def test_a_transport_that_asks_is_told_the_framing():
 
 
 def test_what_the_outermost_layer_gives_is_what_counts():
-    assert wired("secret+plain://here").capabilities == Capabilities(encrypted=True, local_only=True)
-    assert wired("wrapper+plain://here").capabilities == Capabilities(local_only=True)
+    framed = Capabilities(local_only=True, preserves_messages=True)
+    assert wired("secret+plain://here").capabilities == replace(framed, encrypted=True)
+    assert wired("wrapper+plain://here").capabilities == framed
+
+
+def test_a_framing_keeps_messages_apart_unless_it_is_raw():
+    assert wired("plain://here?framing=line").capabilities.preserves_messages
+    assert not wired("plain://here?framing=raw").capabilities.preserves_messages
+    assert not wired("plain://here?recv=raw&send=line").capabilities.preserves_messages
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class Framing(Protocol):
     channels: ClassVar[bool]
     """Whether its frames name a channel, as KNL's runs do. Without, a connection carries one service's
     messages."""
+    keeps_messages: ClassVar[bool]
+    """Whether what is sent as one message arrives as one, on a transport that knows bytes only."""
 
     def decoder(self) -> Decoder[Any]:
         """A decoder for one connection: of messages (bytes), or of runs where there are channels."""
@@ -57,6 +59,7 @@ class KnlFraming(Knl):
     name: ClassVar[str] = "knl"
     api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = True
+    keeps_messages: ClassVar[bool] = True
 
     def decoder(self) -> Decoder[Run]:
         return engine().decoder(self)
@@ -69,6 +72,7 @@ class LengthFraming(Length):
     name: ClassVar[str] = "length"
     api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
+    keeps_messages: ClassVar[bool] = True
 
     def decoder(self) -> Decoder[bytes]:
         return engine().decoder(self)
@@ -89,6 +93,7 @@ class RawFraming:
     name: ClassVar[str] = "raw"
     api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
+    keeps_messages: ClassVar[bool] = False
 
     def decoder(self) -> Decoder[bytes]:
         return RawDecoder()
@@ -105,6 +110,7 @@ class LineFraming:
     name: ClassVar[str] = "line"
     api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
+    keeps_messages: ClassVar[bool] = True
     line_bytes_max: int = 65536
     delimiter: str = "\n"
 

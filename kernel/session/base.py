@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,11 +173,26 @@ class Fault(Exception):
 
 
 class Session(ABC):
-    """What the link drives. See the module's text for the rules."""
+    """What the link drives. See the module's text for the rules.
 
-    __slots__ = ("__weakref__",)
+    Plain attributes, because the link looks at them once a read:
 
-    limits: Limits
+    Attributes:
+        limits: what we allow the peer.
+        wanted: the rest of a large frame, to be received into straight (then `filled`); None: use your own buffer.
+        wants_data: off: read no more from the connection for now. Only sessions without credit need that.
+        has_more: off: `data_to_send` has handed out all that can be sent, asking again gives nothing.
+        write_finished: nothing will be sent any more, and the connection's half-close is to say so.
+    """
+
+    __slots__ = ("__weakref__", "has_more", "limits", "wanted", "wants_data", "write_finished")
+
+    def __init__(self, limits: Limits, wanted: Callable[[], memoryview | None] | None = None) -> None:
+        self.limits = limits
+        self.wanted = wanted or _nothing_wanted
+        self.wants_data = True
+        self.has_more = True
+        self.write_finished = False
 
     @abstractmethod
     def started(self) -> list[Event]:
@@ -186,26 +202,7 @@ class Session(ABC):
     def take_events(self) -> list[Event]:
         """What calls of our own side and `data_to_send` brought about (`Closed`, `Writable`, `Ended`), each once."""
 
-    @property
-    def has_more(self) -> bool:
-        """Off: `data_to_send` has handed out all that could be sent, asking again gives nothing."""
-        return True
-
-    @property
-    def wants_data(self) -> bool:
-        """Off: read no more from the connection for now. Only sessions without credit of their own need that."""
-        return True
-
-    @property
-    def write_finished(self) -> bool:
-        """On: nothing will be sent any more, and the peer is to see it (half-close of the connection)."""
-        return False
-
     # --- from the peer -----------------------------------------------------------------------------------------
-
-    def wanted(self) -> memoryview | None:
-        """The rest of a large frame, to be received into straight; None: use a buffer of your own."""
-        return None
 
     def filled(self, nbytes: int) -> list[Event]:
         """`nbytes` were received into `wanted()`."""
@@ -297,3 +294,7 @@ class Session(ABC):
     @abstractmethod
     def streams(self) -> list[Stream]:
         """The streams that are not over."""
+
+
+def _nothing_wanted() -> memoryview | None:
+    return None

@@ -45,13 +45,13 @@ class PlainSession(Session):
 
     __slots__ = (
         "_client", "_decoder", "_encode", "_ended", "_events", "_finishing", "_pieces", "_releasing", "_service",
-        "_stream", "has_more", "limits", "wanted", "wants_data", "write_finished",
+        "_stream",
     )  # fmt: skip
 
     def __init__(
         self, *, client: bool, decoder: Decoder[bytes] | None, encode: Encode, limits: Limits, service: str = ""
     ) -> None:
-        self.limits = limits
+        super().__init__(limits, None if decoder is None else decoder.wanted)
         self._client = client
         self._decoder = decoder
         self._encode = encode
@@ -61,10 +61,6 @@ class PlainSession(Session):
         self._pieces: list[Buffer] = []
         self._ended = False
         self._releasing = False
-        self.wanted = _nothing_wanted if decoder is None else decoder.wanted
-        self.has_more = False
-        self.wants_data = True
-        self.write_finished = False
         self._finishing = False
 
     def started(self) -> list[Event]:
@@ -264,7 +260,3 @@ class PlainSession(Session):
     def _check_sendable(self, stream: Stream) -> None:
         if self._ended or self._finishing or not stream.local_open:
             raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
-
-
-def _nothing_wanted() -> memoryview | None:
-    return None

@@ -81,7 +81,7 @@ class StreamSession(Session):
     __slots__ = (
         "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_going_away", "_handshake", "_heard",
         "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last", "_peer_going_away", "_pinged",
-        "_started_at", "_streams", "_ticked_at", "limits", "wanted",
+        "_started_at", "_streams", "_ticked_at",
     )  # fmt: skip
 
     def __init__(
@@ -93,11 +93,10 @@ class StreamSession(Session):
         checksums: bool = False,
         engine_name: str | None = None,
     ) -> None:
-        self.limits = limits
-        self._client = client
         self._engine = engine(engine_name)
         self._decoder = self._engine.decoder(Knl(limits.frame_bytes_max))
-        self.wanted = self._decoder.wanted
+        super().__init__(limits, self._decoder.wanted)
+        self._client = client
         mechanism = authenticator.mechanism if authenticator else NO_MECHANISM
         self._handshake: Handshake | None = Handshake(
             client=client,
@@ -141,10 +140,6 @@ class StreamSession(Session):
     @property
     def streams(self) -> list[Stream]:
         return list(self._streams.values())
-
-    @property
-    def has_more(self) -> bool:
-        return self._outbox.has_more
 
     @property
     def deadline(self) -> float | None:
@@ -462,7 +457,9 @@ class StreamSession(Session):
             self._outbox.control(knl.GOAWAY, 0, _GOAWAY.pack(code, self._peer_channel_last) + _reason(reason))
 
     def data_to_send(self, bytes_max: int) -> list[Buffer]:
-        return self._outbox.take(bytes_max)
+        buffers = self._outbox.take(bytes_max)
+        self.has_more = self._outbox.has_more
+        return buffers
 
     def _check_sendable(self, stream: Stream, *, inside_message: bool = False) -> None:
         send: SendState = stream.state.send

@@ -1,0 +1,42 @@
+"""Compiling the C programs of the benchmarks when they are first needed, into benchmarks/build/."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+BUILD = HERE / "build"
+FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+
+
+def load_generator() -> Path:
+    """The program in benchmarks/loadgen/, compiled."""
+    return program("loadgen", sorted((HERE / "loadgen").glob("*.c")), sorted((HERE / "loadgen").glob("*.h")))
+
+
+def peer(name: str) -> Path:
+    """The C server of that name in benchmarks/peers/, compiled."""
+    return program(name, [HERE / "peers" / f"{name}.c"])
+
+
+def program(name: str, sources: list[Path], headers: list[Path] | None = None) -> Path:
+    """Compile, unless what is there is newer than every source. Ends the program in a line where that fails."""
+    target = BUILD / name
+    newest = max(path.stat().st_mtime for path in [*sources, *(headers or [])])
+    if target.exists() and target.stat().st_mtime >= newest:
+        return target
+    compiler = os.environ.get("CC") or shutil.which("cc")
+    if compiler is None:
+        sys.exit(f"{name} needs a C compiler: install one (Debian: apt install gcc), or name it in CC")
+    BUILD.mkdir(exist_ok=True)
+    partial = BUILD / f"{name}.{os.getpid()}"
+    command = [compiler, *FLAGS, "-o", str(partial), *map(str, sources)]
+    outcome = subprocess.run(command, capture_output=True, text=True)
+    if outcome.returncode:
+        sys.exit(f"{name} does not compile with {compiler}:\n{outcome.stderr}")
+    partial.replace(target)
+    return target

@@ -1,0 +1,91 @@
+"""The harness: what it makes of samples, and one small run of it against real servers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import servers
+from benchmarks.echo import Measured, Plan, Report
+from benchmarks.load import Sample
+from benchmarks.servers import SERVERS
+from benchmarks.targets import TARGETS, verdicts
+
+ROOT = Path(__file__).parents[2]
+PLAN = Plan(("tcp",), 3, 0.1, 0.1, short=True)
+
+
+def report_of(rates: dict[str, Sequence[float]], error: str = "") -> Report:
+    measured = [
+        Measured(server, "tcp", cell, number, Sample(rate, error=error if rate == 0 else ""))
+        for server, series in rates.items()
+        for number, rate in enumerate(series)
+        for cell in PLAN.cells("tcp")
+    ]
+    return Report(PLAN, SERVERS, measured, 0.0)
+
+
+def test_every_target_names_servers_and_cells_that_exist() -> None:
+    by_name = {server.name: server for server in SERVERS}
+    for target in TARGETS:
+        assert target.transport in by_name[target.server].transports
+        assert target.transport in by_name[target.peer].transports
+        assert set(target.cells) <= set(Plan(("tcp",), 1, 1, 1, short=False).cells(target.transport))
+
+
+def test_verdicts_take_the_ratio_round_by_round() -> None:
+    rates = {
+        (servers.OURS, "tcp", "16 B x 128"): [3.0, 30.0],
+        (servers.UVLOOP_PROTOCOL, "tcp", "16 B x 128"): [2.0, 20.0],
+    }
+    found = {verdict.target.ratio: verdict for verdict in verdicts(rates)}
+    assert {ratio: verdict.measured.median for ratio, verdict in found.items()} == {1.0: 1.5, 1.5: 1.5}
+    assert all(verdict.met for verdict in found.values())
+
+
+def test_table_shows_medians_and_misses() -> None:
+    text = report_of({servers.OURS: [2.0e6, 2.1e6, 1.9e6], servers.UVLOOP_PROTOCOL: [2.0e6] * 3}).text()
+    assert "2M ±2%" in text
+    assert text.count("MISSED") == 3, "1.5 times in two cells, 3 times in one"
+
+
+def test_a_server_that_failed_is_named_and_judged_no_further() -> None:
+    report = report_of({servers.OURS: [2.0, 0.0, 2.0], servers.UVLOOP_PROTOCOL: [1.0] * 3}, error="fell over")
+    assert f"Failed: {servers.OURS} on tcp, 16 B x 128: fell over" in report.text()
+    assert report.verdicts == []
+
+
+def test_picture_and_json_have_what_was_measured() -> None:
+    report = report_of({servers.OURS: [2.0, 3.0, 4.0]})
+    ElementTree.fromstring(report.svg("tcp"))
+    values = json.loads(json.dumps(report.json()))["messages_per_second"]
+    assert [(v["server"], v["cell"], v["median"]) for v in values] == [
+        (servers.OURS, cell, 3.0) for cell in PLAN.cells("tcp")
+    ]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
+def test_small_run_of_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.echo", "--rounds", "1", "--seconds", "0.02", "--transport", "tcp"]
+    command += ["--server", "C epoll (the limit)", "--server", servers.ASYNCIO_STREAMS]
+    command += ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert outcome.returncode == 0, outcome.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert len(found["samples"]) == 2 * 6
+    assert not any(one["sample"]["error"] for one in found["samples"])
+    ElementTree.parse(tmp_path / "out-tcp.svg")
+
+
+def test_unknown_server_is_told() -> None:
+    command = [sys.executable, "-m", "benchmarks.echo", "--server", "nobody"]
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 2
+    assert "no server is called nobody" in outcome.stderr

@@ -20,8 +20,8 @@ static PyObject *new_assembler(PyObject *module, PyObject *const *arguments, Py_
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "assembler() takes 2 arguments, %zd given", count);
-    if (!bridge_integer(state, arguments[0], "total_bytes", UINT64_MAX, &total_bytes) ||
-        !bridge_integer(state, arguments[1], "message_bytes_max", PY_SSIZE_T_MAX, &message_bytes_max))
+    if (!bridge_integer(state, arguments[1], "message_bytes_max", PY_SSIZE_T_MAX, &message_bytes_max) ||
+        !bridge_integer(state, arguments[0], "total_bytes", UINT64_MAX, &total_bytes))
         return NULL;
     if (total_bytes > message_bytes_max)
         return bridge_raise(state, "message_too_large",

@@ -131,7 +131,7 @@ def missing_prefix(message_bytes: int, offset: int) -> EncodeError:
 
 
 def unsendable_line(delimiter: bytes) -> EncodeError:
-    return EncodeError("bad_delimiter", f"a message contains the delimiter of lines, {delimiter!r}")
+    return EncodeError("bad_delimiter", f"a message holds what ends a line, {delimiter!r}")
 
 
 def out_of_range(name: str, value: int, high: int) -> ValueError:

@@ -43,6 +43,8 @@ class LineDecoder:
     def __init__(self, line_bytes_max: int = 65536, delimiter: bytes = b"\n") -> None:
         if not delimiter:
             raise ValueError("delimiter is empty, it must be at least one byte")
+        if line_bytes_max < 1:
+            raise ValueError(f"line_bytes_max is {line_bytes_max}, it must be at least 1")
         self._line_bytes_max = line_bytes_max
         self._delimiter = delimiter
         self._tail = bytearray()
@@ -100,8 +102,9 @@ class LineDecoder:
 
 
 def encode_lines(messages: Sequence[Buffer], delimiter: bytes = b"\n") -> bytes:
-    """All messages as lines, in one buffer. Raises EncodeError where a message contains the delimiter."""
+    """All messages as lines, in one buffer. Raises EncodeError where that would move a line's end: a message
+    contains the delimiter, or ends with the start of it."""
     encoded = delimiter.join([*messages, b""])
-    if encoded.count(delimiter) != len(messages):
+    if list(map(len, encoded.split(delimiter))) != [*map(len, messages), 0]:
         raise errors.unsendable_line(delimiter)
     return encoded

@@ -8,11 +8,14 @@ from kernel.framing.pure.reserve import Reserve
 
 
 class Assembler:
-    """A message of `total_bytes`. Raises DecodeError when that is more than `message_bytes_max`."""
+    """A message of `total_bytes`. Raises DecodeError when that is more than `message_bytes_max`, ValueError when
+    it is negative."""
 
     __slots__ = ("_reserve", "_total_bytes")
 
     def __init__(self, total_bytes: int, message_bytes_max: int) -> None:
+        if total_bytes < 0:
+            raise errors.out_of_range("total_bytes", total_bytes, message_bytes_max)
         if total_bytes > message_bytes_max:
             raise errors.message_too_large(total_bytes, message_bytes_max)
         self._total_bytes = total_bytes

@@ -121,6 +121,7 @@ def knl_header(kind: int, flags: int, channel: int, payload: Buffer) -> bytes:
 
     Raises EncodeError for a payload of 4 GiB or more, ValueError for a number out of its field's range.
     """
+    _check_numbers(kind, flags, channel)
     view = memoryview(payload).cast("B")
     if len(view) > LENGTH_MAX:
         raise errors.unsendable_size(len(view), LENGTH_MAX, "frame_bytes_max")
@@ -133,6 +134,7 @@ def encode_knl(kind: int, flags: int, channel: int, payloads: Sequence[Buffer], 
     Raises EncodeError for a payload over the limit, ValueError for a number out of its field's range;
     nothing is made then.
     """
+    _check_numbers(kind, flags, channel)
     parts: list[Buffer] = []
     append = parts.append
     headers: dict[int, bytes] = {}  # without the payload's checksum, a header depends on the length alone
@@ -156,14 +158,13 @@ def encode_knl(kind: int, flags: int, channel: int, payloads: Sequence[Buffer], 
     return encoded
 
 
-def _header(kind: int, flags: int, channel: int, payload: Buffer) -> bytes:
-    for name, value, high in (
-        ("type", kind, 0xFF),
-        ("flags", flags, 0xFFFF),
-        ("channel", channel, 0xFFFFFFFF),
-    ):
+def _check_numbers(kind: int, flags: int, channel: int) -> None:
+    for name, value, high in (("type", kind, 0xFF), ("flags", flags, 0xFFFF), ("channel", channel, 0xFFFFFFFF)):
         if not 0 <= value <= high:
             raise errors.out_of_range(name, value, high)
+
+
+def _header(kind: int, flags: int, channel: int, payload: Buffer) -> bytes:
     fields = _FIELDS.pack(VERSION, kind, flags, channel, len(payload))
     crc = crc32(fields)
     return fields + _CRC.pack(crc32(payload, crc) if flags & CHECKSUM else crc)

@@ -146,15 +146,29 @@ class Report:
 
     def text(self) -> str:
         """Tables for people."""
-        parts = [self._table(transport) for transport in self.plan.transports]
+        parts = [table(t) for t in self.plan.transports for table in (self._rate_table, self._cost_table)]
         parts += [self._targets(), self._remarks()]
         return "\n\n".join(part for part in parts if part)
 
-    def _table(self, transport: str) -> str:
+    def _rate_table(self, transport: str) -> str:
         cells = list(self.plan.cells(transport))
         head = [f"{transport}: messages per second", *cells]
         names = self.names(transport)
         return aligned([head, *([name, *(self._value((name, transport, cell)) for cell in cells)] for name in names)])
+
+    def _cost_table(self, transport: str) -> str:
+        cells = list(self.plan.cells(transport))
+        rows = [[f"{transport}: server's processor time, us a message", *cells]]
+        for name in self.names(transport):
+            costs = (
+                [one.sample.server_us for one in self.measured if self._is(one, name, transport, c)] for c in cells
+            )
+            rows.append([name, *(f"{Spread.of(cost).median:.3g}" for cost in costs)])
+        return aligned(rows)
+
+    @staticmethod
+    def _is(one: Measured, server: str, transport: str, cell: str) -> bool:
+        return (one.server, one.transport, one.cell) == (server, transport, cell)
 
     def _value(self, place: tuple[str, str, str]) -> str:
         if place in self.errors:

@@ -31,9 +31,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What came of it. `error` says why there is nothing else."""
+    """What came of it. `error` says why there is nothing else.
+
+    Attributes:
+        server_us: the server's processor time for a message, which says more than the rate when the machine is busy.
+    """
 
     messages_per_second: float = 0.0
+    server_us: float = 0.0
     p50_us: float = 0.0
     p99_us: float = 0.0
     server_cpu: float = 0.0
@@ -54,6 +59,7 @@ def sample(running: Running, load: Load, seconds: float, warmup_seconds: float, 
     latency = report["latency_us"]
     return Sample(
         report["messages_per_second"],
+        1e6 * used / max(1, report["all_messages"]),
         latency["p50"],
         latency["p99"],
         used / (seconds + warmup_seconds),

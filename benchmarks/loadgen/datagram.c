@@ -70,6 +70,7 @@ static void flow_one(struct run *run, struct flow *flow, const uint8_t *data, si
     flow->received[number % flow->ring] = 1;
     flow->under_way--;
     run->messages++;
+    run->all_messages++;
     histogram_record(&run->latency, run->now - flow->sent_at[number % flow->ring]);
 }
 

@@ -43,6 +43,7 @@ static void complete(struct run *run, struct channel *channel, size_t messages) 
     for (size_t i = 0; i < messages; i++, channel->done++)
         histogram_record(&run->latency, run->now - channel->sent_at[channel->done % in_flight]);
     run->messages += messages;
+    run->all_messages += messages;
 }
 
 void channel_received(struct run *run, struct channel *channel, const uint8_t *data, size_t size) {

@@ -86,8 +86,9 @@ static void report(const struct run *run) {
     double seconds = run->elapsed_seconds > 0 ? run->elapsed_seconds : 1;
     printf("{\"framing\": \"%s\", \"size\": %u, \"in_flight\": %u, \"connections\": %u, \"channels\": %u, ", o->framing,
            o->payload_bytes, o->in_flight, o->connections, o->channels);
-    printf("\"seconds\": %.6f, \"messages\": %llu, \"lost\": %llu, \"messages_per_second\": %.1f, ", run->elapsed_seconds,
-           (unsigned long long)run->messages, (unsigned long long)run->lost, (double)run->messages / seconds);
+    printf("\"seconds\": %.6f, \"messages\": %llu, \"all_messages\": %llu, \"lost\": %llu, ", run->elapsed_seconds,
+           (unsigned long long)run->messages, (unsigned long long)run->all_messages, (unsigned long long)run->lost);
+    printf("\"messages_per_second\": %.1f, ", (double)run->messages / seconds);
     printf("\"client_cpu\": %.3f, \"latency_us\": {\"min\": %.2f, ", run->cpu_seconds / seconds,
            l->total ? (double)l->min / 1e3 : 0.0);
     for (size_t i = 0; i < sizeof quantiles / sizeof quantiles[0]; i++)

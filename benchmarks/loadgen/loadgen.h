@@ -102,7 +102,8 @@ struct run {
     struct pattern send;
     struct pattern receive;
     struct histogram latency;
-    uint64_t messages;
+    uint64_t messages;     /* in the measured time */
+    uint64_t all_messages; /* with warm-up and end */
     uint64_t lost;
     uint64_t now; /* nanoseconds, read once per event */
     bool verify_all;

@@ -112,7 +112,7 @@ async def _resolve(
 ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
     flags = socket.AI_NUMERICSERV
     with contextlib.suppress(socket.gaierror):  # a literal address needs no thread and no resolver
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)  # type: ignore[return-value]
+        return socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)  # type: ignore[return-value]
     try:
         loop = asyncio.get_running_loop()
         return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)  # type: ignore[return-value]

@@ -9,6 +9,7 @@ output that goes away (`| head -1`) is no error.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,11 @@ class LazyGroup(click.Group):
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             meant = did_you_mean(name, self.list_commands(ctx))
             raise click.UsageError(f"there is no command '{name}'" + (f": {meant}" if meant else ""), ctx)
-        return super().resolve_command(ctx, args)
+        resolved = super().resolve_command(ctx, args)
+        # Whatever was imported so far stays for good: from here on only the rest is looked through for garbage.
+        gc.freeze()
+        gc.enable()
+        return resolved
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -6,9 +6,10 @@ import contextlib
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from kernel.errors import StartError
 
@@ -35,6 +36,8 @@ def runtime_directory() -> Path:
     Raises:
         StartError: somebody else has made that directory, or others can get in.
     """
+    import tempfile  # takes as long to import as the interpreter takes to start
+
     given = os.environ.get("XDG_RUNTIME_DIR")
     if given and os.path.isdir(given):
         return Path(given)
@@ -65,9 +68,7 @@ def ready(ready_file: str, endpoints: Sequence[str]) -> Iterator[None]:
 
 
 def _write_ready_file(ready_file: str, endpoints: Sequence[str]) -> str:
-    import json
-
-    text = json.dumps({"pid": os.getpid(), "endpoints": list(endpoints)}) + "\n"
+    text = msgspec.json.encode({"pid": os.getpid(), "endpoints": endpoints}).decode() + "\n"
     temporary = Path(f"{ready_file}.{os.getpid()}")
     try:
         temporary.write_text(text)

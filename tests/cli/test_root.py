@@ -119,10 +119,10 @@ def test_our_own_commands_cannot_be_taken_by_a_plugin(commands: Path, capsys: py
 
 def test_every_command_of_ours_is_where_the_help_says():
     context = click.Context(root.root)
-    for name in root.OWN:
+    for name, own in root.OWN.items():
         command = root.root.get_command(context, name)
         assert isinstance(command, click.Command)
-        assert command.name == name
+        assert (command.name, command.get_short_help_str(100)) == (name, own.help)
 
 
 def test_help_and_listing_start_without_what_is_slow():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from kernel.session.base import Stream
 
 HIGH_WATER_BYTES = 256 * 1024
+_ALWAYS = 1 << 62
+_NEVER = -1
 
 _PEER_FAULTS = {Code.PROTOCOL, Code.VERSION, Code.FRAME_TOO_LARGE, Code.FLOW_CONTROL, Code.BAD_CHECKSUM}
 
@@ -36,11 +38,14 @@ class Channel:
         peer: who is at the other end.
         context: for the handler's own use.
         code, reason: why the channel ended; None and "" while it lives.
+        on_messages: for the link: the handler's method; None where messages go to the inbox.
+        consumes_below_bytes: for the link: while no more than this waits to be sent, what the handler was given counts
+            as consumed.
     """
 
     __slots__ = (
         "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_stream",
-        "_waiters", "code", "context", "reason",
+        "_waiters", "code", "consumes_below_bytes", "context", "on_messages", "reason",
     )  # fmt: skip
 
     def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
@@ -48,8 +53,10 @@ class Channel:
         self._stream = stream
         self._inbox = None if handler is not None else Inbox(stream.pieces)
         self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
+        self.on_messages = None if handler is None else handler.on_messages
         self._couples = couples and handler is not None
         self._paused = False
+        self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._owed_bytes = 0
         self._waiters: list[asyncio.Future[None]] | None = None
         self._on_over: Callable[[], None] | None = None
@@ -198,10 +205,12 @@ class Channel:
     def pause_reading(self) -> None:
         """Hold the peer back: what comes from now on counts as unread. What is on its way is still delivered."""
         self._paused = True
+        self.consumes_below_bytes = _NEVER
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
         self._paused = False
+        self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._settle()
 
     # --- ends ----------------------------------------------------------------------------------------------------
@@ -251,19 +260,25 @@ class Channel:
         self._wake()
         self._handler.opened(self)
 
-    def deliver(self, messages: list[bytes], cost_bytes: int) -> None:
-        if self._inbox is not None:
-            self._inbox.put(messages, cost_bytes)
-            return
-        self._handler.on_messages(self, messages)
-        self._return(cost_bytes)
+    def keep(self, messages: list[bytes], cost_bytes: int) -> None:
+        """Messages for whoever receives; only where `on_messages` is None."""
+        assert self._inbox is not None
+        self._inbox.put(messages, cost_bytes)
 
     def deliver_piece(self, piece: bytes, message_bytes: int, last: bool, cost_bytes: int) -> None:
         if self._inbox is not None:
             self._inbox.put([(piece, message_bytes, last)], cost_bytes)
             return
         self._handler.on_piece(self, piece, message_bytes, last)
-        self._return(cost_bytes)
+        if self._stream.outgoing_bytes > self.consumes_below_bytes:
+            self.owe(cost_bytes)
+        elif self.code is None:
+            self._link.session.consumed(self._stream, cost_bytes)
+
+    def owe(self, cost_bytes: int) -> None:
+        """The handler was given so much, and the peer is to be held back until there is room again."""
+        self._owed_bytes += cost_bytes
+        self._stream.wants_writable = True
 
     def peer_finished(self) -> None:
         self._handler.on_finish(self)
@@ -280,15 +295,6 @@ class Channel:
             self._handler.on_closed(self, code, reason)
             if self._on_over is not None:
                 self._on_over()
-
-    def _return(self, cost_bytes: int) -> None:
-        """The handler is done with what it was given; inside a read, so that its end will flush."""
-        stream = self._stream
-        if self._paused or (self._couples and stream.outgoing_bytes > HIGH_WATER_BYTES):
-            self._owed_bytes += cost_bytes
-            stream.wants_writable = True
-        elif self.code is None:
-            self._link.session.consumed(stream, cost_bytes)
 
     def _settle(self) -> None:
         """Give back what is owed, unless the service still wants the peer held back."""

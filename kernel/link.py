@@ -109,7 +109,15 @@ class Link:
         self._handle(self.session.filled, nbytes)
 
     def data_received(self, data: Buffer) -> None:
-        self._handle(self.session.received, data)
+        session = self.session
+        self.corked = True
+        try:
+            self._dispatch(session.received(data))
+        finally:
+            self.corked = False
+        self.flush()
+        if not session.wants_data:
+            self._pause_reading()
 
     def messages_received(self, messages: list[bytes]) -> None:
         self._handle(self.session.messages, messages)
@@ -217,15 +225,14 @@ class Link:
             buffers = session.data_to_send(room)
             if buffers:
                 connection.write(buffers)
-            events = session.take_events()
-            if events:
-                self._dispatch(events)
+            if session.events:
+                self._dispatch(session.take_events())
             elif not buffers or not session.has_more:
                 break
         if session.write_finished and not self._write_finished and not self._ended:
             self._write_finished = True
             connection.finish_writing()
-        if session.deadline != self._deadline_at:
+        if session.timed and session.deadline != self._deadline_at:
             self._set_deadline()
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -238,14 +245,32 @@ class Link:
         finally:
             self.corked = False
         self.flush()
-        if not self.session.wants_data and not self._read_paused:
+        if not self.session.wants_data:
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
             self._read_paused = True
             self._connection.pause_reading()
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
             try:
-                _ON_EVENT[type(event)](self, event)
+                if type(event) is Messages:  # once a read: no call more than it takes
+                    stream = event.stream
+                    channel: Channel | None = stream.user
+                    if channel is None or channel.code is not None:
+                        self.session.consumed(stream, event.cost_bytes)
+                    elif channel.on_messages is None:
+                        channel.keep(event.messages, event.cost_bytes)
+                    else:
+                        channel.on_messages(channel, event.messages)
+                        if stream.outgoing_bytes > channel.consumes_below_bytes:
+                            channel.owe(event.cost_bytes)
+                        else:
+                            self.session.consumed(stream, event.cost_bytes)
+                else:
+                    _ON_EVENT[type(event)](self, event)
             except Exception as error:
                 self._on_failure(event, error)
 
@@ -278,13 +303,6 @@ class Link:
         channel: Channel | None = event.stream.user
         if channel is not None:
             channel.opened()
-
-    def _on_messages(self, event: Messages) -> None:
-        channel: Channel | None = event.stream.user
-        if channel is None or channel.code is not None:
-            self.session.consumed(event.stream, event.cost_bytes)
-        else:
-            channel.deliver(event.messages, event.cost_bytes)
 
     def _on_piece(self, event: Piece) -> None:
         channel: Channel | None = event.stream.user
@@ -343,7 +361,6 @@ _ON_EVENT: dict[type, Callable[..., None]] = {
     Ready: Link._on_ready,
     OpenRequested: Link._on_open_requested,
     Opened: Link._on_opened,
-    Messages: Link._on_messages,
     Piece: Link._on_piece,
     Finished: Link._on_finished,
     Writable: Link._on_writable,

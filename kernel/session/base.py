@@ -183,9 +183,11 @@ class Session(ABC):
         wants_data: off: read no more from the connection for now. Only sessions without credit need that.
         has_more: off: `data_to_send` has handed out all that can be sent, asking again gives nothing.
         write_finished: nothing will be sent any more, and the connection's half-close is to say so.
+        timed: `deadline` has to be looked at; off: the owner's tick is fine enough.
+        events: what our own calls and `data_to_send` brought about; `take_events` empties it, always the same list.
     """
 
-    __slots__ = ("__weakref__", "has_more", "limits", "wanted", "wants_data", "write_finished")
+    __slots__ = ("__weakref__", "events", "has_more", "limits", "timed", "wanted", "wants_data", "write_finished")
 
     def __init__(self, limits: Limits, wanted: Callable[[], memoryview | None] | None = None) -> None:
         self.limits = limits
@@ -193,14 +195,18 @@ class Session(ABC):
         self.wants_data = True
         self.has_more = True
         self.write_finished = False
+        self.timed = False
+        self.events: list[Event] = []
 
     @abstractmethod
     def started(self) -> list[Event]:
         """The connection is there. Called once, before everything else."""
 
-    @abstractmethod
     def take_events(self) -> list[Event]:
         """What calls of our own side and `data_to_send` brought about (`Closed`, `Writable`, `Ended`), each once."""
+        taken = self.events[:]
+        self.events.clear()
+        return taken
 
     # --- from the peer -----------------------------------------------------------------------------------------
 
@@ -221,9 +227,9 @@ class Session(ABC):
         """The peer will send no more bytes."""
 
     @property
-    @abstractmethod
     def deadline(self) -> float | None:
-        """When `tick` must be called at the latest (the clock given to `tick`), or None."""
+        """When `tick` must be called at the latest (the clock given to `tick`), or None. See `timed`."""
+        return None
 
     @abstractmethod
     def tick(self, now: float) -> list[Event]:

@@ -59,11 +59,11 @@ class SendState:
 
 
 class Outbox:
-    """The sending half of a session. `events` collects what sending brings about, for the session to hand on.
+    """The sending half of a session. `events` is the session's list: what sending brings about.
     `has_more`: the last `take` left something that could be sent."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.events: list[Event] = []
+    def __init__(self, engine: Engine, events: list[Event]) -> None:
+        self.events = events
         self.has_more = False
         self._engine = engine
         self._flags = 0

@@ -44,7 +44,7 @@ class PlainSession(Session):
     """
 
     __slots__ = (
-        "_client", "_decoder", "_encode", "_ended", "_events", "_finishing", "_pieces", "_releasing", "_service",
+        "_client", "_decoder", "_encode", "_ended", "_finishing", "_pieces", "_releasing", "_service",
         "_stream",
     )  # fmt: skip
 
@@ -57,32 +57,21 @@ class PlainSession(Session):
         self._encode = encode
         self._service = service
         self._stream: Stream | None = None
-        self._events: list[Event] = []
         self._pieces: list[Buffer] = []
         self._ended = False
         self._releasing = False
         self._finishing = False
 
     def started(self) -> list[Event]:
-        self._events.append(Ready({}))
+        self.events.append(Ready({}))
         if not self._client:
             self._stream = Stream(0, self._service)
-            self._events.append(OpenRequested(self._stream))
+            self.events.append(OpenRequested(self._stream))
         return self.take_events()
-
-    def take_events(self) -> list[Event]:
-        events = self._events
-        if events:
-            self._events = []
-        return events
 
     @property
     def streams(self) -> list[Stream]:
         return [self._stream] if self._stream is not None and not self._ended else []
-
-    @property
-    def deadline(self) -> float | None:
-        return None
 
     def tick(self, now: float) -> list[Event]:
         return []
@@ -105,20 +94,31 @@ class PlainSession(Session):
     def received_eof(self) -> list[Event]:
         if self._ended or self._stream is None:
             self._ended = True
-            self._events.append(Ended(Code.OK, "", by_peer=True))
+            self.events.append(Ended(Code.OK, "", by_peer=True))
             return self.take_events()
         if self._decoder is not None:
             self._deliver(self._decoder.finish(), 0)
             if self._decoder.error is not None:
                 return self._corrupt(self._decoder.error)
         self._stream.remote_open = False
-        self._events.append(Finished(self._stream))
+        self.events.append(Finished(self._stream))
         self._end_if_over()
         return self.take_events()
 
     def _take(self, decoder: Decoder[bytes], messages: list[bytes], nbytes: int) -> list[Event]:
-        self._deliver(messages, nbytes)
-        return self.take_events() if decoder.error is None else self._corrupt(decoder.error)
+        stream = self._stream
+        if decoder.error is not None:
+            self._deliver(messages, nbytes)
+            return self._corrupt(decoder.error)
+        if not messages or stream is None:
+            return self.take_events()
+        stream.held_bytes += nbytes
+        if stream.held_bytes >= self.limits.channel_credit_bytes:
+            self.wants_data = False
+        if not self.events:
+            return [Messages(stream, messages, nbytes)]
+        self.events.append(Messages(stream, messages, nbytes))
+        return self.take_events()
 
     def _deliver(self, messages: list[bytes], cost: int) -> None:
         stream = self._stream
@@ -126,7 +126,7 @@ class PlainSession(Session):
             stream.held_bytes += cost
             if stream.held_bytes >= self.limits.channel_credit_bytes:
                 self.wants_data = False
-            self._events.append(Messages(stream, messages, cost))
+            self.events.append(Messages(stream, messages, cost))
 
     def _corrupt(self, error: DecodeError) -> list[Event]:
         code = Code.FRAME_TOO_LARGE if error.code is ErrorCode.TOO_LARGE else Code.PROTOCOL
@@ -139,8 +139,8 @@ class PlainSession(Session):
         self._ended = True
         if self._stream is not None:
             self._stream.local_open = self._stream.remote_open = False
-            self._events.append(Closed(self._stream, code, reason))
-        self._events.append(Ended(code, reason, by_peer, abrupt=code is not Code.OK))
+            self.events.append(Closed(self._stream, code, reason))
+        self.events.append(Ended(code, reason, by_peer, abrupt=code is not Code.OK))
 
     def _end_if_over(self) -> None:
         stream = self._stream
@@ -156,7 +156,7 @@ class PlainSession(Session):
             raise ChannelClosed(Code.LOST, "the connection is over")
         self._stream = Stream(0, service)
         self._stream.accepted = True
-        self._events.append(Opened(self._stream))
+        self.events.append(Opened(self._stream))
         return self._stream
 
     def accept(self, stream: Stream, *, pieces: bool = False) -> None:
@@ -166,12 +166,14 @@ class PlainSession(Session):
         self._end(code, reason, by_peer=False)
 
     def send(self, stream: Stream, message: Buffer) -> None:
-        self._check_sendable(stream)
+        if self._finishing or not stream.local_open:
+            raise _finished()
         stream.outgoing.append(message)
         stream.outgoing_bytes += len(message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
-        self._check_sendable(stream)
+        if self._finishing or not stream.local_open:
+            raise _finished()
         stream.outgoing.extend(messages)
         stream.outgoing_bytes += sum(map(len, messages))
 
@@ -251,12 +253,12 @@ class PlainSession(Session):
     def _emptied(self, stream: Stream) -> None:
         if stream.wants_writable:
             stream.wants_writable = False
-            self._events.append(Writable(stream))
+            self.events.append(Writable(stream))
         if self._finishing and stream.local_open:
             stream.local_open = False
             self.write_finished = True
             self._end_if_over()
 
-    def _check_sendable(self, stream: Stream) -> None:
-        if self._ended or self._finishing or not stream.local_open:
-            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
+
+def _finished() -> ChannelClosed:
+    return ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")

@@ -105,7 +105,7 @@ class StreamSession(Session):
             bytes_max=limits.handshake_bytes_max,
         )
         self._peer: Hello | None = None
-        self._outbox = Outbox(self._engine)
+        self._outbox = Outbox(self._engine, self.events)
         self._inbox = Inbox(limits, self._engine, self._outbox)
         self._streams: dict[int, Stream] = {}
         self._next_channel = 1 if client else 2
@@ -129,21 +129,15 @@ class StreamSession(Session):
         return []
 
     def take_events(self) -> list[Event]:
-        events = self._outbox.events
-        if events:
-            self._outbox.events = []
-            for event in events:
-                if type(event) is Closed:
-                    self._forget(event.stream)
-        return events
+        taken = super().take_events()
+        for event in taken:
+            if type(event) is Closed:
+                self._forget(event.stream)
+        return taken
 
     @property
     def streams(self) -> list[Stream]:
         return list(self._streams.values())
-
-    @property
-    def deadline(self) -> float | None:
-        return None
 
     def tick(self, now: float) -> list[Event]:
         if self._ended:
@@ -198,8 +192,8 @@ class StreamSession(Session):
         self._handshake = None
         self._outbox.drop_all()
         code_of_streams = Code.LOST if code is Code.OK else code
-        self._outbox.events += [Closed(stream, code_of_streams, reason) for stream in self._streams.values()]
-        self._outbox.events.append(Ended(code, reason, by_peer))
+        self.events += [Closed(stream, code_of_streams, reason) for stream in self._streams.values()]
+        self.events.append(Ended(code, reason, by_peer))
 
     # --- bytes in ------------------------------------------------------------------------------------------------
 
@@ -298,7 +292,7 @@ class StreamSession(Session):
             peer.connection_credit_bytes,
             checksums=peer.checksums or handshake.hello.checksums,
         )
-        self._outbox.events.append(Ready({"software": peer.software, "mechanism": peer.mechanism}))
+        self.events.append(Ready({"software": peer.software, "mechanism": peer.mechanism}))
 
     def _on_open(self, channel: int, payload: bytes) -> None:
         assert self._peer is not None
@@ -316,7 +310,7 @@ class StreamSession(Session):
             reason = f"{self.limits.channels_max} channels are open, the limit (channels_max)"
             self.refuse(stream, Code.TOO_MANY_CHANNELS, reason)
         else:
-            self._outbox.events.append(OpenRequested(stream))
+            self.events.append(OpenRequested(stream))
 
     def _on_accept(self, channel: int, _payload: bytes) -> None:
         stream = self._streams.get(channel)
@@ -326,7 +320,7 @@ class StreamSession(Session):
             raise Fault(Code.PROTOCOL, f"ACCEPT of channel {channel}, which nobody asked for")
         else:
             stream.accepted = True
-            self._outbox.events.append(Opened(stream))
+            self.events.append(Opened(stream))
 
     def _on_reset(self, channel: int, payload: bytes) -> None:
         code, reason = _read_code(payload)
@@ -334,7 +328,7 @@ class StreamSession(Session):
         if stream is None:
             self._check_late(channel)
         else:
-            self._outbox.events.append(Closed(stream, code, reason))
+            self.events.append(Closed(stream, code, reason))
             self._remove(stream)
 
     def _on_credit(self, channel: int, payload: bytes) -> None:
@@ -355,7 +349,7 @@ class StreamSession(Session):
         self._outbox.control(knl.PONG, 0, payload)
 
     def _on_pong(self, _channel: int, payload: bytes) -> None:
-        self._outbox.events.append(Pong(payload))
+        self.events.append(Pong(payload))
 
     def _on_go_away(self, _channel: int, payload: bytes) -> None:
         if len(payload) < _GOAWAY.size:
@@ -363,10 +357,10 @@ class StreamSession(Session):
         code, last = _GOAWAY.unpack_from(payload)
         reason = fields.printable(payload[_GOAWAY.size :])
         self._peer_going_away = True
-        self._outbox.events.append(GoingAway(_code(code), reason))
+        self.events.append(GoingAway(_code(code), reason))
         for stream in self.streams:
             if stream.channel > last and not self._is_peers(stream.channel):
-                self._outbox.events.append(Closed(stream, Code.SHUTTING_DOWN, reason))
+                self.events.append(Closed(stream, Code.SHUTTING_DOWN, reason))
                 self._remove(stream)
 
     def _on_error(self, _channel: int, payload: bytes) -> None:
@@ -443,7 +437,7 @@ class StreamSession(Session):
         if stream.channel not in self._streams:
             return
         self._outbox.control(knl.RESET, stream.channel, _CODE.pack(code) + _reason(reason))
-        self._outbox.events.append(Closed(stream, code, reason))
+        self.events.append(Closed(stream, code, reason))
         self._remove(stream)
 
     def ping(self, payload: bytes) -> None:

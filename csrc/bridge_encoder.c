@@ -275,6 +275,30 @@ static PyObject *knl_header(PyObject *module, PyObject *const *arguments, Py_ssi
     return PyBytes_FromStringAndSize((const char *)header, sizeof header);
 }
 
+PyDoc_STRVAR(measure_doc, "measure($module, messages, /)\n--\n\n"
+                          "The sum of the messages' sizes, and the longest one's size.");
+
+static PyObject *measure(PyObject *module, PyObject *messages)
+{
+    size_t total = 0, longest = 0;
+    (void)module;
+
+    PyObject *plain = plain_messages(messages);
+    if (plain == NULL)
+        return NULL;
+    for (Py_ssize_t i = 0, count = Py_SIZE(plain); i < count; i++) {
+        size_t size = (size_t)Py_SIZE(item_at(plain, i));
+        if (size > SIZE_MAX - total) { /* one object, very often */
+            Py_DECREF(plain);
+            return PyErr_NoMemory();
+        }
+        total += size;
+        longest = size > longest ? size : longest;
+    }
+    Py_DECREF(plain);
+    return Py_BuildValue("KK", (unsigned long long)total, (unsigned long long)longest);
+}
+
 PyDoc_STRVAR(crc32_doc, "crc32($module, data, value=0, /)\n--\n\nCRC-32 as zlib has it.");
 
 static PyObject *crc32(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
@@ -297,6 +321,7 @@ static PyMethodDef functions[] = {
     {"length_header", BRIDGE_FAST(length_header), length_header_doc},
     {"encode_knl", BRIDGE_FAST(encode_knl) | METH_KEYWORDS, encode_knl_doc},
     {"knl_header", BRIDGE_FAST(knl_header), knl_header_doc},
+    {"measure", measure, METH_O, measure_doc},
     {"crc32", BRIDGE_FAST(crc32), crc32_doc},
     {NULL, NULL, 0, NULL},
 };

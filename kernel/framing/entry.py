@@ -128,8 +128,10 @@ class LineFraming:
 def gathering(join: Callable[[Sequence[Buffer]], bytes], by_reference: Callable[[Buffer], list[Buffer]]) -> Encoder:
     """An encoder that joins runs of short messages to one buffer, and leaves long ones where they are."""
 
+    measure = engine().measure
+
     def encode(messages: Sequence[Buffer]) -> list[Buffer]:
-        if len(messages[0] if len(messages) == 1 else max(messages, key=len)) <= JOIN_BYTES_MAX:
+        if measure(messages)[1] <= JOIN_BYTES_MAX:
             return [join(messages)]
         buffers: list[Buffer] = []
         for is_long, group in itertools.groupby(messages, lambda message: len(message) > JOIN_BYTES_MAX):

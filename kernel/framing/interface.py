@@ -115,6 +115,8 @@ class Engine:
     encode_length: Callable[[Length, Sequence[Buffer]], bytes]
     knl_header: Callable[[int, int, int, Buffer], bytes]
     encode_knl: EncodeKnl
+    measure: Callable[[Sequence[Buffer]], tuple[int, int]]
+    """The sum of the sizes of some messages, and the longest one's size."""
     crc32: Crc32
     assembler: Callable[[int, int], Assembler]
     parse_packet: Callable[[Buffer], Packet]

@@ -38,6 +38,7 @@ ENGINE = Engine(
     encode_length=_bridge.encode_length,
     knl_header=_bridge.knl_header,
     encode_knl=_bridge.encode_knl,
+    measure=_bridge.measure,
     crc32=_bridge.crc32,
     assembler=_bridge.assembler,
     parse_packet=_bridge.parse_packet,

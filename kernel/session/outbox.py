@@ -101,8 +101,9 @@ class Outbox:
 
     def messages(self, stream: Stream, messages: list[bytes]) -> None:
         stream.outgoing.extend(messages)
-        stream.outgoing_bytes += sum(map(len, messages))
-        if max(map(len, messages), default=0) > self._frame_bytes_max:
+        total_bytes, longest_bytes = self._engine.measure(messages)
+        stream.outgoing_bytes += total_bytes
+        if longest_bytes > self._frame_bytes_max:
             stream.state.send.plain = False
         self._wake(stream)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kernel.api import Buffer
 from kernel.errors import ChannelClosed, Code, UsageError
+from kernel.framing import engine
 from kernel.framing.errors import DecodeError, EncodeError, ErrorCode
 from kernel.framing.interface import Decoder
 from kernel.limits import Limits
@@ -44,7 +45,7 @@ class PlainSession(Session):
     """
 
     __slots__ = (
-        "_client", "_decoder", "_encode", "_ended", "_finishing", "_pieces", "_releasing", "_service",
+        "_client", "_decoder", "_encode", "_ended", "_finishing", "_measure", "_pieces", "_releasing", "_service",
         "_stream",
     )  # fmt: skip
 
@@ -55,6 +56,7 @@ class PlainSession(Session):
         self._client = client
         self._decoder = decoder
         self._encode = encode
+        self._measure = engine().measure
         self._service = service
         self._stream: Stream | None = None
         self._pieces: list[Buffer] = []
@@ -175,7 +177,7 @@ class PlainSession(Session):
         if self._finishing or not stream.local_open:
             raise _finished()
         stream.outgoing.extend(messages)
-        stream.outgoing_bytes += sum(map(len, messages))
+        stream.outgoing_bytes += self._measure(messages)[0]
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
         if message_bytes > self.limits.message_bytes_max:

@@ -128,3 +128,8 @@ def encode_length(layout: Length, messages: Sequence[Buffer]) -> bytes:
 def _split(layout: Length, message: Buffer) -> tuple[Buffer, bytes, Buffer]:
     view = memoryview(message).cast("B")
     return view[: layout.offset], length_header(layout, len(view)), view[layout.offset :]
+
+
+def measure(messages: Sequence[Buffer]) -> tuple[int, int]:
+    """The sum of the messages' sizes, and the longest one's size."""
+    return sum(map(len, messages)), max(map(len, messages), default=0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
@@ -62,7 +63,8 @@ class Server:
         self._registry = registry or Registry()
         self._strict_plugins = strict_plugins
         self._services: dict[str, _Hosted] = {}
-        self._listeners: list[tuple[Listener, Wiring]] = []
+        self._wirings: list[Wiring] = []
+        self._listeners: list[Listener] = []
         self._links: set[Link] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._draining = False
@@ -82,13 +84,13 @@ class Server:
         if self._closed is not None:
             raise UsageError("this server was started before: make another one")
         self._closed, self._idle = asyncio.Event(), asyncio.Event()
-        wirings = self._check()
+        self._wirings = self._check()
         try:
             for hosted in self._services.values():
                 await hosted.start()
-            for wiring in wirings:
-                listener = await wiring.transport.listen(lambda connection, w=wiring: self._accept(connection, w))  # type: ignore[misc]
-                self._listeners.append((listener, wiring))
+            for index, wiring in enumerate(self._wirings):
+                listener = await wiring.transport.listen(functools.partial(self._accept, index))
+                self._listeners.append(listener)
         except BaseException:
             await self.stop()
             raise
@@ -97,12 +99,12 @@ class Server:
     @property
     def endpoints(self) -> list[Endpoint]:
         """What was bound, in the order of `listen`; a client can dial each."""
-        return [listener.endpoint for listener, _ in self._listeners]
+        return [listener.endpoint for listener in self._listeners]
 
     @property
     def listening(self) -> list[tuple[Endpoint, Wiring]]:
         """What was bound, with how it is served."""
-        return [(listener.endpoint, wiring) for listener, wiring in self._listeners]
+        return list(zip(self.endpoints, self._wirings, strict=True))
 
     @property
     def services(self) -> list[str]:
@@ -113,6 +115,17 @@ class Server:
     def channels(self) -> list[Channel]:
         """All channels that are open."""
         return [channel for link in self._links for channel in link.channels]
+
+    def set_limits(self, limits: Limits) -> None:
+        """Change the limits for connections to come, for their number, and for the drain.
+
+        Connections that are open keep theirs, and so does what a transport holds for all of its peers.
+        """
+        self.limits = limits
+        self._wirings = [
+            wire(wiring.endpoint, self._registry, limits, client=False, service=wiring.service)
+            for wiring in self._wirings
+        ]
 
     async def drain(self, deadline_seconds: float | None = None) -> None:
         """Stop in order: take nothing new, let channels finish until the deadline, then stop.
@@ -223,12 +236,13 @@ class Server:
         return True
 
     async def _close_listeners(self) -> None:
-        for listener, _ in self._listeners:
+        for listener in self._listeners:
             await listener.close()
 
     # --- links -----------------------------------------------------------------------------------------------------
 
-    def _accept(self, connection: Connection, wiring: Wiring) -> None:
+    def _accept(self, index: int, connection: Connection) -> None:
+        wiring = self._wirings[index]
         if self._draining or len(self._links) >= self.limits.connections_max:
             connection.abort()
             return

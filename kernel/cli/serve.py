@@ -84,7 +84,7 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         registry=registry,
         strict_plugins=settings.strict_plugins,
     )
-    stopping = _watch_signals(lambda: _reload(load))
+    stopping = _watch_signals(lambda: _reload(load, server))
     try:
         await server.start()
         endpoints = [str(endpoint) for endpoint in server.endpoints]
@@ -117,14 +117,15 @@ def _watch_signals(reload: Callable[[], None]) -> asyncio.Event:
     return stopping
 
 
-def _reload(load: Callable[[], config.Settings]) -> None:
+def _reload(load: Callable[[], config.Settings], server: Server) -> None:
     """Read the settings again, and take over those that can change while the server runs."""
     try:
         settings = load()
     except KernelError as error:
         log.error("the settings stay as they were: %s", error)
         return
-    log.info("the settings were read again")
+    server.set_limits(settings.limits)
+    log.info("the settings were read again: the limits, and the log level, hold from now on")
     logs.set_level(settings.log_level)
 
 

@@ -175,6 +175,25 @@ async def test_a_second_signal_forces(serve: Serve):
 # --- reload ------------------------------------------------------------------------------------------------------
 
 
+async def test_sighup_changes_the_limits_for_new_connections(serve: Serve, tmp_path: Path):
+    path = tmp_path / "server.toml"
+    path.write_text("")
+    server = serve("--plugin", "shout", "--listen", TCP, "--config", str(path))
+    async with connect(server.endpoints[0], "shout") as before:
+        path.write_text("[limits]\nmessage_bytes_max = 100_000")
+        server.signal(signal.SIGHUP)
+        server.log_until("the settings were read again")
+
+        before.send(bytes(200_000))
+        assert await before.receive() == bytes(200_000)
+        async with connect(server.endpoints[0], "shout") as after:
+            after.send(bytes(100_000))
+            assert await after.receive() == bytes(100_000)
+            after.send(bytes(100_001))
+            with pytest.raises(ChannelClosed):
+                await after.receive()
+
+
 def test_sighup_reads_the_settings_again(serve: Serve, tmp_path: Path):
     path = tmp_path / "server.toml"
     path.write_text("")

@@ -15,6 +15,9 @@ _NAMES = {
     ),
     "kernel.channel": "Channel",
     "kernel.client": "Client connect dial",
+    "kernel.datagram.gate": "DatagramGate",
+    "kernel.datagram.peers": "PeerTable",
+    "kernel.datagram.reassembly": "ReassemblyBudget",
     "kernel.endpoint": "Endpoint format_host_port",
     "kernel.errors": (
         "BrokenPlugin ChannelClosed Code DialError EndpointError KernelError NeedsCapability OptionError PeerError "
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     )
     from kernel.channel import Channel as Channel
     from kernel.client import Client as Client, connect as connect, dial as dial
+    from kernel.datagram.gate import DatagramGate as DatagramGate
+    from kernel.datagram.peers import PeerTable as PeerTable
+    from kernel.datagram.reassembly import ReassemblyBudget as ReassemblyBudget
     from kernel.endpoint import Endpoint as Endpoint, format_host_port as format_host_port
     from kernel.errors import (
         BrokenPlugin as BrokenPlugin,

@@ -137,10 +137,11 @@ class Link:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        code = Code.LOST if self.code is None else self.code
         for pong in (self._pings or {}).values():
             if not pong.done():
-                pong.set_exception(ChannelClosed(self.code or Code.LOST, self._reason))
-        self._owner.link_ended(self, self.code or Code.LOST, self._reason)
+                pong.set_exception(ChannelClosed(code, self._reason))
+        self._owner.link_ended(self, code, self._reason)
 
     # --- the owner and the channels call -------------------------------------------------------------------------
 

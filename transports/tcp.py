@@ -6,18 +6,17 @@ unless `dual_stack=1`: who asks for one family gets one family.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import socket
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from kernel.api import Acceptor, Capabilities, Connection, Listener, Transport
-from kernel.endpoint import Endpoint, format_host_port
+from kernel.endpoint import format_host_port
 from kernel.errors import DialError, StartError
 from kernel.options import Meta
 from kernel.sockets import SocketConnection, SocketListener, dial_socket
+
+from .addresses import cannot_dial, cannot_listen, is_loopback, resolve
 
 _Bytes = Annotated[int, Meta(ge=0, description="0: the system's own choice")]
 
@@ -44,12 +43,11 @@ class Tcp(Transport):
     Options = TcpOptions
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(local_only=_is_loopback(self.endpoint.host_port()[0]))
+        return Capabilities(local_only=is_loopback(self.endpoint))
 
     async def listen(self, accept: Acceptor) -> Listener:
         options = cast(TcpOptions, self.options)
-        host, port = self.endpoint.host_port()
-        family, _, _, _, address = (await _resolve(self.endpoint, host, port, StartError))[0]
+        family, address = (await resolve(self.endpoint, socket.SOCK_STREAM, StartError))[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -63,14 +61,13 @@ class Tcp(Transport):
             sock.listen(options.backlog)
         except OSError as error:
             sock.close()
-            raise StartError(_cannot_listen(self.endpoint, error)) from None
-        bound = self.endpoint.with_address(format_host_port(host, sock.getsockname()[1]))
+            raise StartError(cannot_listen(self.endpoint, error)) from None
+        bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
         return SocketListener(sock, bound, self._connection, accept)
 
     async def dial(self) -> Connection:
-        host, port = self.endpoint.host_port()
         failure: OSError | None = None
-        for family, _, _, _, address in await _resolve(self.endpoint, host, port, DialError):
+        for family, address in await resolve(self.endpoint, socket.SOCK_STREAM, DialError):
             sock = socket.socket(family, socket.SOCK_STREAM)
             _set_buffers(sock, cast(TcpOptions, self.options))
             try:
@@ -78,7 +75,7 @@ class Tcp(Transport):
                 return self._connection(sock)
             except OSError as error:
                 failure = error
-        raise DialError(_cannot_dial(self.endpoint, failure))
+        raise DialError(cannot_dial(self.endpoint, failure))
 
     def _connection(self, sock: socket.socket) -> Connection:
         options = cast(TcpOptions, self.options)
@@ -105,39 +102,3 @@ def _keep_alive(sock: socket.socket, idle_seconds: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 2000 * idle_seconds)
-
-
-async def _resolve(
-    endpoint: Endpoint, host: str, port: int, failure: type[Exception]
-) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-    flags = socket.AI_NUMERICSERV
-    with contextlib.suppress(socket.gaierror):  # a literal address needs no thread and no resolver
-        return socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM, flags=flags | socket.AI_NUMERICHOST)  # type: ignore[return-value]
-    try:
-        loop = asyncio.get_running_loop()
-        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)  # type: ignore[return-value]
-    except socket.gaierror as error:
-        raise failure(f"{endpoint.without_options()}: the host '{host}' is not known ({error.strerror})") from None
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
-
-
-def _cannot_listen(endpoint: Endpoint, error: OSError) -> str:
-    remedies: dict[int | None, str] = {
-        errno.EADDRINUSE: "the port is busy: stop what listens there, take another port, or port 0 for a free one",
-        errno.EACCES: "ports below 1024 need privileges: take a port from 1024 on",
-        errno.EADDRNOTAVAIL: "this machine has no such address: use 127.0.0.1, [::1], or one that `ip addr` shows",
-    }
-    return f"cannot listen on {endpoint.without_options()}: {remedies.get(error.errno, error.strerror)}"
-
-
-def _cannot_dial(endpoint: Endpoint, error: OSError | None) -> str:
-    remedies: dict[int | None, str] = {
-        errno.ECONNREFUSED: "nobody listens there: check the port, or start the server",
-        errno.ENETUNREACH: "there is no route to that network",
-        errno.EHOSTUNREACH: "the host cannot be reached",
-    }
-    reason = "no address" if error is None else remedies.get(error.errno, error.strerror or str(error))
-    return f"cannot connect to {endpoint.without_options()}: {reason}"

@@ -1,0 +1,270 @@
+"""UDP, IPv4 and IPv6. `framing=knl`: the datagram protocol, with messages up to 1 MiB. `framing=raw`: a datagram is a
+message.
+
+A listener has one socket for all its peers, and a table of them: at most so many, by source address (raw), or by source
+and connection id (knl). In knl nobody gets into the table before the gate has seen his cookie. In raw nothing proves
+that
+a source is genuine: off the loopback it gets no more bytes than it has sent, and everywhere a conversation is cut
+once in a million datagrams, which ends the loop of two echo servers that a forged packet has set upon each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Hashable
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Annotated, Any, Literal, cast
+
+from kernel.api import Acceptor, Capabilities, Connection, Listener, Transport
+from kernel.datagram.gate import DatagramGate
+from kernel.datagram.peers import PeerTable
+from kernel.datagram.reassembly import ReassemblyBudget
+from kernel.endpoint import Endpoint, format_host_port
+from kernel.errors import DialError, StartError
+from kernel.limits import MIB, Limits
+from kernel.options import Meta
+
+from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
+from .datagrams import DATAGRAM_BYTES_MAX, DatagramSocket, UdpConnection
+
+MESSAGE_BYTES_MAX = 1 * MIB
+RAW_DATAGRAMS_MAX = 1_000_000
+
+_REFUSALS_MAX = 3
+_SWEEP_SECONDS_MIN = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class UdpOptions:
+    """`?key=value` of a udp endpoint."""
+
+    framing: Annotated[
+        Literal["knl", "raw"], Meta(description="knl: our protocol; raw: each datagram is a message, for any client")
+    ] = "knl"
+    packet_bytes_max: Annotated[
+        int, Meta(ge=512, le=DATAGRAM_BYTES_MAX, description="knl: longest datagram; longer messages go in several")
+    ] = 1200
+    peers_max: Annotated[int, Meta(ge=0, description="peers that are remembered; 0: the limit datagram_peers_max")] = 0
+    idle_seconds_max: Annotated[
+        float, Meta(ge=0, description="raw: silence after which a source is forgotten; 0: the limit idle_seconds_max")
+    ] = 0.0
+    reply_factor_max: Annotated[
+        int, Meta(ge=0, description="raw, off the loopback: bytes to a source for each byte from it; 0: no limit")
+    ] = 1
+    dual_stack: Annotated[bool, Meta(description="an IPv6 listener takes IPv4 too")] = False
+    send_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_SNDBUF; 0: the system's own choice")] = 4 * MIB
+    receive_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_RCVBUF; 0: the system's own choice")] = 4 * MIB
+
+
+class UdpListener(Listener):
+    """A bound socket, and the peers that talk to it.
+
+    Args:
+        sock: bound and non-blocking; ours from now on.
+        endpoint: what was really bound.
+        accept: the kernel's; called for each new peer.
+
+    Attributes:
+        gate: decides who becomes a peer (knl).
+        counters: what the socket did not send or receive.
+    """
+
+    def __init__(
+        self, sock: socket.socket, endpoint: Endpoint, options: UdpOptions, limits: Limits, accept: Acceptor
+    ) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._accept = accept
+        self._loop = asyncio.get_running_loop()
+        self._is_raw = options.framing == "raw"
+        peers_max = options.peers_max or limits.datagram_peers_max
+        # In knl the session knows better who is idle: a peer that does not answer its pings.
+        idle_seconds_max = (options.idle_seconds_max or limits.idle_seconds_max) if self._is_raw else float("inf")
+        self._peers: PeerTable[UdpConnection] = PeerTable(peers_max, idle_seconds_max)
+        self._reply_factor = options.reply_factor_max if self._is_raw and not is_loopback(endpoint) else 0
+        self.gate = DatagramGate(closed_max=peers_max)
+        self._budget = ReassemblyBudget(limits.reassembly_bytes_max)
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._closed = False
+        self._datagrams = DatagramSocket(sock, connected=False)
+        self.counters = self._datagrams.counters
+        # What the system reports here is of one of many peers, and it does not say of which one.
+        self._datagrams.start(self._on_raw_batch if self._is_raw else self._on_batch, lambda error: None)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+
+    async def close(self) -> None:
+        """Take no new peers; the socket is closed with the last of those that are there."""
+        self._closed = self.gate.closing = True
+        if self._is_raw:
+            for connection in self._peers:
+                connection.finish_reading()
+        self._close_if_deserted()
+
+    def _on_raw_batch(self, batch: list[tuple[bytes, Address]]) -> None:
+        now = self._loop.time()
+        for source, group in groupby(batch, key=itemgetter(1)):
+            datagrams = [datagram for datagram, _ in group]
+            connection = self._peers.heard(source, now) or self._add(source, source, now)
+            if connection is not None:
+                connection.received(datagrams)
+
+    def _on_batch(self, batch: list[tuple[bytes, Address]]) -> None:
+        now = self._loop.time()
+        for key, group in groupby(batch, key=_source_and_connection):
+            packets = [packet for packet, _ in group]
+            connection = self._peers.heard(key, now)
+            if connection is not None:
+                connection.received(packets)
+            else:
+                self._knock(key, packets, now)
+
+    def _knock(self, key: tuple[Address, bytes], packets: list[bytes], now: float) -> None:
+        """Packets of no connection that we know: whatever is not admitted leaves nothing behind."""
+        source = _name(key[0])
+        for at, packet in enumerate(packets):
+            reply, admitted = self.gate.admit(packet, source, now)
+            if reply is not None:
+                self._datagrams.send([reply], key[0], None)
+            if admitted:
+                connection = self._add(key, key[0], now)
+                if connection is not None:
+                    connection.received(packets[at:])
+                return
+
+    def _add(self, key: Hashable, source: Address, now: float) -> UdpConnection | None:
+        if self._paused or self._closed:
+            self.counters.turned_away += 1
+            return None
+        connection = UdpConnection(
+            self._datagrams,
+            source,
+            local=self._endpoint.address,
+            peer=format_host_port(*source[:2]),
+            on_end=lambda ended: self._forget(key, source, ended),
+            packet_bytes_max=self._options.packet_bytes_max,
+            budget=self._budget,
+            reply_factor=self._reply_factor,
+            datagrams_max=RAW_DATAGRAMS_MAX if self._is_raw else 0,
+        )
+        evicted = self._peers.add(key, connection, now)
+        if evicted is not None:
+            evicted.end(ConnectionAbortedError("another peer took its place, the table is full (peers_max)"))
+        if self._is_raw and self._sweeper is None:
+            self._sweep()
+        self._accept(connection)
+        return connection
+
+    def _forget(self, key: Any, source: Address, connection: UdpConnection) -> None:
+        self._peers.remove(key, connection)
+        if not self._is_raw:
+            self.gate.remember_closed(_name(source), key[1], bytes(connection.last_packet), self._loop.time())
+        if self._closed:
+            self._close_if_deserted()
+
+    def _sweep(self) -> None:
+        """Give up raw peers that have fallen silent; that is how a raw conversation ends."""
+        now = self._loop.time()
+        for connection in self._peers.take_idle(now):
+            connection.end(None)
+        deadline = self._peers.deadline
+        self._sweeper = None
+        if deadline is not None:
+            self._sweeper = self._loop.call_at(max(deadline, now + _SWEEP_SECONDS_MIN), self._sweep)
+
+    def _close_if_deserted(self) -> None:
+        if not self._peers:
+            self._loop.call_soon(self._datagrams.close)
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+
+
+class Udp(Transport):
+    """`udp://host:port`."""
+
+    name = "udp"
+    Options = UdpOptions
+
+    def capabilities(self) -> Capabilities:
+        is_raw = cast(UdpOptions, self.options).framing == "raw"
+        return Capabilities(
+            preserves_messages=True,
+            reliable=False,
+            ordered=False,
+            message_bytes_max=DATAGRAM_BYTES_MAX if is_raw else min(MESSAGE_BYTES_MAX, self.limits.message_bytes_max),
+            half_close=not is_raw,
+            local_only=is_loopback(self.endpoint),
+        )
+
+    async def listen(self, accept: Acceptor) -> Listener:
+        options = cast(UdpOptions, self.options)
+        family, address = (await resolve(self.endpoint, socket.SOCK_DGRAM, StartError))[0]
+        sock = self._make_socket(family)
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not options.dual_stack)
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            raise StartError(cannot_listen(self.endpoint, error)) from None
+        bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
+        return UdpListener(sock, bound, options, self.limits, accept)
+
+    async def dial(self) -> Connection:
+        failure: OSError | None = None
+        for family, address in await resolve(self.endpoint, socket.SOCK_DGRAM, DialError):
+            sock = self._make_socket(family)
+            try:
+                sock.connect(address)
+                return self._dialled(sock)
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise DialError(cannot_dial(self.endpoint, failure))
+
+    def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
+        options = cast(UdpOptions, self.options)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.setblocking(False)
+        if options.send_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
+        if options.receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer_bytes)
+        return sock
+
+    def _dialled(self, sock: socket.socket) -> Connection:
+        options = cast(UdpOptions, self.options)
+        datagrams = DatagramSocket(sock, connected=True)
+        return UdpConnection(
+            datagrams,
+            None,
+            local=format_host_port(*sock.getsockname()[:2]),
+            peer=format_host_port(*sock.getpeername()[:2]),
+            on_end=lambda ended: datagrams.close(),
+            packet_bytes_max=options.packet_bytes_max,
+            budget=ReassemblyBudget(self.limits.reassembly_bytes_max),
+            refusals_max=1 if options.framing == "raw" else _REFUSALS_MAX,
+        )
+
+
+def _source_and_connection(received: tuple[bytes, Address]) -> tuple[Address, bytes]:
+    """What tells connections apart; the id stands where every packet has it, and others match nothing."""
+    packet, source = received
+    return source, packet[4:12]
+
+
+def _name(source: Address) -> bytes:
+    """The source as the gate knows it."""
+    return repr(source).encode()

@@ -56,6 +56,8 @@ def sample(running: Running, load: Load, seconds: float, warmup_seconds: float, 
     if outcome.returncode:
         return Sample(error=outcome.stderr.strip().removeprefix("loadgen: ") or f"exit code {outcome.returncode}")
     report: dict[str, Any] = json.loads(outcome.stdout)
+    if not report["messages"]:
+        return Sample(error="nothing came back")
     latency = report["latency_us"]
     return Sample(
         report["messages_per_second"],

@@ -106,20 +106,28 @@ static void flow_open(struct run *run, struct flow *flow, int epoll) {
 
 static struct batch sending, receiving;
 
-static void turn_for(struct run *run, int epoll, struct flow *flows, const uint8_t *payload, double seconds) {
+static void turn(struct run *run, int epoll, struct flow *flows, const uint8_t *payload) {
     struct epoll_event events[BATCH_MAX];
+    int ready = epoll_wait(epoll, events, BATCH_MAX, 20);
+    if (ready < 0 && errno != EINTR) die("epoll: %s", strerror(errno));
+    for (int i = 0; i < ready; i++) flow_receive(run, events[i].data.ptr, &receiving, payload);
+    run->now = clock_nanoseconds();
+    for (uint32_t i = 0; i < run->options->connections; i++) {
+        flow_give_up(run, &flows[i]);
+        flow_send(run, &flows[i], &sending);
+    }
+}
+
+static void turn_for(struct run *run, int epoll, struct flow *flows, const uint8_t *payload, double seconds) {
     run->now = clock_nanoseconds();
     uint64_t end = run->now + (uint64_t)(seconds * 1e9);
-    while (run->now < end) {
-        int ready = epoll_wait(epoll, events, BATCH_MAX, 20);
-        if (ready < 0 && errno != EINTR) die("epoll: %s", strerror(errno));
-        for (int i = 0; i < ready; i++) flow_receive(run, events[i].data.ptr, &receiving, payload);
-        run->now = clock_nanoseconds();
-        for (uint32_t i = 0; i < run->options->connections; i++) {
-            flow_give_up(run, &flows[i]);
-            flow_send(run, &flows[i], &sending);
-        }
-    }
+    while (run->now < end) turn(run, epoll, flows, payload);
+}
+
+static void drain(struct run *run, int epoll, struct flow *flows, const uint8_t *payload) {
+    run->draining = true;
+    for (uint32_t i = 0; i < run->options->connections; i++)
+        while (flows[i].under_way > 0) turn(run, epoll, flows, payload);
 }
 
 void run_datagrams(struct run *run) {
@@ -141,6 +149,9 @@ void run_datagrams(struct run *run) {
     turn_for(run, epoll, flows, run->send.bytes, options->seconds);
     run->elapsed_seconds = (double)(run->now - start) * 1e-9;
     run->cpu_seconds = cpu_seconds_used() - cpu_start;
-    run->draining = true;
-    turn_for(run, epoll, flows, run->send.bytes, 0.06);
+    uint64_t messages = run->messages;
+    struct histogram latency = run->latency;
+    drain(run, epoll, flows, run->send.bytes);
+    run->messages = messages;
+    run->latency = latency;
 }

@@ -179,10 +179,12 @@ static void turn(struct run *run, int epoll, uint64_t *progress_at) {
     *progress_at = run->now;
 }
 
+/* At least so long, and until at least one message has come back. */
 static void turn_for(struct run *run, int epoll, double seconds) {
     uint64_t progress_at = run->now = clock_nanoseconds();
     uint64_t end = run->now + (uint64_t)(seconds * 1e9);
-    while (run->now < end) turn(run, epoll, &progress_at);
+    run->messages = 0;
+    while (run->now < end || run->messages == 0) turn(run, epoll, &progress_at);
 }
 
 static uint64_t unanswered(const struct run *run, const struct connection *connections) {
@@ -204,7 +206,6 @@ static void measure(struct run *run, int epoll) {
     turn_for(run, epoll, run->options->warmup_seconds);
     run->verify_all = false;
     histogram_reset(&run->latency);
-    run->messages = 0;
     uint64_t start = run->now;
     double cpu_start = cpu_seconds_used();
     turn_for(run, epoll, run->options->seconds);

@@ -74,6 +74,7 @@ static void raise_file_limit(void) {
 static const struct protocol *find_protocol(const char *name) {
     for (size_t i = 0; i < protocols_plain_count; i++)
         if (!strcmp(name, protocols_plain[i].name)) return &protocols_plain[i];
+    if (!strcmp(name, protocol_knl.name)) return &protocol_knl;
     if (!strcmp(name, protocol_grpc.name)) return &protocol_grpc;
     die("unknown framing '%s': see --help", name);
 }

@@ -18,6 +18,7 @@
 #include <sys/uio.h>
 
 enum { OUT_IOVECS_MAX = 512, OUT_ARENA_BYTES = 256 * 1024, RECEIVE_BYTES = 256 * 1024, HEADER_BYTES_MAX = 32 };
+enum { KNL_HEADER_BYTES = 16 };
 enum { CONTROL_FRAME_BYTES_MAX = 512, CONTROL_QUEUE_BYTES_MAX = 4096 };
 
 struct options {
@@ -68,10 +69,14 @@ struct channel {
     uint64_t sent;         /* whole messages handed to the output queue */
     uint64_t done;         /* whole messages that came back */
     size_t receive_offset; /* place in the pattern */
-    /* Protocols with flow control only: */
-    size_t send_offset;     /* place in the pattern */
-    size_t send_left_bytes; /* of the messages counted in `sent`, what is not in the output queue yet */
-    int64_t credit_bytes;   /* what the peer lets us send */
+    int64_t credit_bytes;  /* what the peer lets us send */
+    size_t send_offset;    /* gRPC: place in the pattern; KNL: place in the message */
+    /* gRPC: of the messages counted in `sent`, what is not in the output queue yet. */
+    size_t send_left_bytes;
+    /* KNL: */
+    const uint8_t *sending;           /* the message */
+    uint8_t header[KNL_HEADER_BYTES]; /* of a whole message */
+    size_t unacknowledged_bytes;      /* received, and not given back to the peer as credit */
     uint64_t *sent_at;     /* ring of `in_flight` times, nanoseconds */
     uint32_t id;
 };
@@ -90,7 +95,9 @@ struct connection {
     uint8_t partial[CONTROL_FRAME_BYTES_MAX]; /* a header that is not whole yet, or a control frame */
     size_t partial_used;
     size_t payload_left; /* of the frame being received */
+    size_t payload_skip; /* of it, what is no part of the message */
     struct channel *payload_channel;
+    size_t frame_bytes_max; /* what the peer takes */
     uint8_t control[CONTROL_QUEUE_BYTES_MAX]; /* control frames due, sent before the next message */
     size_t control_used;
     int64_t unacknowledged_bytes; /* received, and not given back to the peer as credit */

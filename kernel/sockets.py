@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
-from kernel.poller import poller
 
 log = logging.getLogger("kernel.sockets")
 
@@ -60,7 +59,7 @@ class SocketConnection(Connection):
 
     __slots__ = (
         "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_linger", "_local", "_loop", "_paused", "_peer",
-        "_pending", "_pending_bytes", "_poller", "_principal", "_receiver", "_scratch", "_sock",
+        "_pending", "_pending_bytes", "_principal", "_receiver", "_scratch", "_sock",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
@@ -69,7 +68,6 @@ class SocketConnection(Connection):
         self._peer = peer
         self._principal = principal
         self._loop = asyncio.get_running_loop()
-        self._poller = poller(self._loop)
         self._fd = sock.fileno()
         self._scratch = receive_buffer(self._loop)
         self._receiver: Receiver | None = None
@@ -100,7 +98,7 @@ class SocketConnection(Connection):
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._poller.watch_reads(self._fd, self._on_readable)
+        self._loop.add_reader(self._fd, self._on_readable)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -130,7 +128,7 @@ class SocketConnection(Connection):
 
     def _on_eof(self, receiver: Receiver) -> None:
         self._eof = True
-        self._poller.unwatch_reads(self._fd)
+        self._loop.remove_reader(self._fd)
         receiver.eof_received()
 
     def _discard(self) -> None:
@@ -147,12 +145,12 @@ class SocketConnection(Connection):
     def pause_reading(self) -> None:
         if not self._paused and not self._eof and not self._closing:
             self._paused = True
-            self._poller.unwatch_reads(self._fd)
+            self._loop.remove_reader(self._fd)
 
     def resume_reading(self) -> None:
         if self._paused and not self._closing and not self._abandoned:
             self._paused = False
-            self._poller.watch_reads(self._fd, self._on_readable)
+            self._loop.add_reader(self._fd, self._on_readable)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class SocketConnection(Connection):
             pending.append(rest)
             self._pending_bytes += len(rest)
         if was_empty and pending:
-            self._poller.watch_writes(self._fd, self._on_writable)
+            self._loop.add_writer(self._fd, self._on_writable)
 
     def _on_writable(self) -> None:
         pending = self._pending
@@ -210,7 +208,7 @@ class SocketConnection(Connection):
 
     def _all_sent(self) -> None:
         self._pending = None
-        self._poller.unwatch_writes(self._fd)
+        self._loop.remove_writer(self._fd)
         if self._closing:
             self._end_writing()
         elif self._finishing:
@@ -232,7 +230,7 @@ class SocketConnection(Connection):
         self._closing = True
         self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
         if not self._eof:
-            self._poller.unwatch_reads(self._fd)
+            self._loop.remove_reader(self._fd)
         if not self._pending:
             self._end_writing()
 
@@ -251,7 +249,7 @@ class SocketConnection(Connection):
         if self._eof:
             self._abandon(None)
         else:
-            self._poller.watch_reads(self._fd, self._discard)
+            self._loop.add_reader(self._fd, self._discard)
 
     def _abandon(self, error: Exception | None) -> None:
         """Lose the connection, but not from inside the caller's call."""
@@ -263,8 +261,8 @@ class SocketConnection(Connection):
         receiver, self._receiver = self._receiver, None
         self._abandoned = self._closing = True
         if self._sock.fileno() != -1:
-            self._poller.unwatch_reads(self._fd)
-            self._poller.unwatch_writes(self._fd)
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
             self._sock.close()
         if self._linger is not None:
             self._linger.cancel()
@@ -303,7 +301,6 @@ class SocketListener(Listener):
         self._accept = accept
         self._on_close = on_close
         self._loop = asyncio.get_running_loop()
-        self._poller = poller(self._loop)
         self._fd = sock.fileno()
         self._paused = True
         self._retry: asyncio.TimerHandle | None = None
@@ -316,7 +313,7 @@ class SocketListener(Listener):
     def pause(self) -> None:
         if not self._paused:
             self._paused = True
-            self._poller.unwatch_reads(self._fd)
+            self._loop.remove_reader(self._fd)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -324,7 +321,7 @@ class SocketListener(Listener):
     def resume(self) -> None:
         if self._paused and self._sock.fileno() != -1:
             self._paused = False
-            self._poller.watch_reads(self._fd, self._on_acceptable)
+            self._loop.add_reader(self._fd, self._on_acceptable)
 
     async def close(self) -> None:
         self.pause()

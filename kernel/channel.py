@@ -5,8 +5,8 @@ a `ChannelHandler` that is called, or the channel's own `Inbox` that a coroutine
 
 Back-pressure: what a handler was given counts as consumed when it returns, unless it paused the channel or, at a
 server, has more than `HIGH_WATER_BYTES` waiting to be sent (an echo whose client does not read stops reading too). What
-an inbox holds is consumed as it is read. Whoever queues beyond `Limits.write_buffer_bytes_max` loses the channel:
-SLOW_READER.
+an inbox holds is consumed as it is read. When more than `Limits.write_buffer_bytes_max` waits on a connection, the
+channel that holds most of it is lost: SLOW_READER.
 """
 
 from __future__ import annotations
@@ -157,10 +157,7 @@ class Channel:
     def _above_high_water(self, added_bytes: int) -> None:
         """Ask to be told when all has left. The last message alone may be larger than the limit of what may wait."""
         self._stream.wants_writable = True
-        limit = self._link.write_buffer_bytes_max
-        waiting = self._stream.outgoing_bytes - added_bytes
-        if waiting > limit:
-            self.reset(Code.SLOW_READER, f"{waiting} bytes wait for the peer to read, the limit is {limit}")
+        self._link.check_backlog(added_bytes)
 
     # --- receiving -----------------------------------------------------------------------------------------------
 

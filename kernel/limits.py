@@ -6,10 +6,25 @@ session and the link read the same object, so the number that is configured is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# More than this is for who has measured what their services need for each connection.
+_CONNECTIONS_DEFAULT_MAX = 10_000
+
+
+def connections_for_descriptors() -> int:
+    """How many connections this process has descriptors for, with a tenth left for files, listeners and children."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system: its own limit will tell
+        return _CONNECTIONS_DEFAULT_MAX
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return _CONNECTIONS_DEFAULT_MAX
+    return max(1, min(_CONNECTIONS_DEFAULT_MAX, descriptors * 9 // 10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +48,32 @@ class Limits:
     write_buffer_bytes_max: int = 16 * MIB
     # Each costs some KiB; more than any browser or gateway opens.
     channels_max: int = 256
-    # Below 90 % of the usual 1,024 descriptors; raised together with RLIMIT_NOFILE.
-    connections_max: int = 900
-    # From connect to the end of HELLO (and AUTH): a person on a bad line needs less.
+    # 90 % of RLIMIT_NOFILE, so that the server itself never runs out; 10,000 idle ones fit 80 MiB.
+    connections_max: int = field(default_factory=connections_for_descriptors)
+    # One address (IPv6: one /64, UNIX: one user) cannot take all the places. This machine itself is exempt.
+    connections_per_source_max: int = 256
+    # How fast one address may come back, once it has had `connections_per_source_max` at once. As above.
+    accepts_per_second_per_source_max: int = 32
+    # From connect to the end of TLS, HELLO and AUTH: a person on a bad line needs less.
     handshake_seconds_max: float = 10.0
-    # No byte from the peer, pings unanswered: it has vanished.
-    idle_seconds_max: float = 45.0
+    # On a plain framing, from connect to the first byte of either side: somebody may still have to type it.
+    first_byte_seconds_max: float = 60.0
+    # On a plain framing, which has no ping: nothing has moved in either direction.
+    silence_seconds_max: float = 600.0
+    # No byte from the peer, pings unanswered: it has vanished. Seen within 45 s, our clock ticking once a second.
+    idle_seconds_max: float = 40.0
     # We ask a silent peer whether it is there.
     ping_interval_seconds: float = 15.0
     # A peer that sends only control frames makes us work for nothing.
     control_frames_per_second_max: int = 1000
+    # Control frames that wait for a peer that does not read; some answer what it sends, so it could make them grow.
+    control_buffer_bytes_max: int = 64 * KIB
     # Everything that an unauthenticated peer can send before the handshake ends.
     handshake_bytes_max: int = 4 * KIB
+    # Everything that we say to it by then: prefaces, HELLO, AUTH and a reason need less.
+    handshake_reply_bytes_max: int = 1 * KIB
+    # What a TLS handshake may bring: a client's certificate with its chain.
+    tls_handshake_bytes_max: int = 32 * KIB
     # Sources of datagrams that we remember; the one idle longest is forgotten first.
     datagram_peers_max: int = 1024
     # Unfinished datagram messages of all peers together.

@@ -69,8 +69,8 @@ class Link:
 
     __slots__ = (
         "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_loop", "_owner",
-        "_pings", "_read_paused", "_reason", "_write_finished", "code", "corked", "message_bytes_max", "peer",
-        "session", "wanted", "write_buffer_bytes_max",
+        "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished", "code", "corked",
+        "message_bytes_max", "peer", "session", "wanted",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
@@ -80,7 +80,7 @@ class Link:
         self.peer = peer
         self.code: Code | None = None
         self.message_bytes_max: int | None = None
-        self.write_buffer_bytes_max = session.limits.write_buffer_bytes_max
+        self._write_buffer_bytes_max = session.limits.write_buffer_bytes_max
         self._connection = connection
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -148,6 +148,7 @@ class Link:
     def tick(self, now: float) -> None:
         """Time has passed; called by the owner about every `TICK_SECONDS`."""
         self._handle(self.session.tick, now)
+        self.check_backlog()
 
     def accept(self, stream: Stream, handler: ChannelHandler | None, *, pieces: bool = False) -> Channel:
         """Serve a stream that the peer asked for."""
@@ -208,6 +209,15 @@ class Link:
     def abort(self) -> None:
         """End at once."""
         self._connection.abort()
+
+    def check_backlog(self, added_bytes: int = 0) -> None:
+        """As long as more waits than may, not counting `added_bytes`, the channel that holds most of it goes."""
+        limit, channels = self._write_buffer_bytes_max, self.channels
+        while (waiting := sum(channel.buffered_bytes for channel in channels) - added_bytes) > limit:
+            slowest = max(channels, key=lambda channel: channel.buffered_bytes)
+            channels.remove(slowest)
+            reason = f"{waiting} bytes wait for the peer to read, the limit is {limit} (write_buffer_bytes_max)"
+            slowest.reset(Code.SLOW_READER, reason)
 
     def schedule_flush(self) -> None:
         """Something is to be sent: write at the end of the loop's turn."""

@@ -18,14 +18,17 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from kernel import options
+from kernel.admission import Admission, Refusal, source_of
 from kernel.api import Connection, Listener, Peer, Service, ServiceContext
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
 from kernel.errors import BrokenPlugin, Code, PluginError, StartError, UsageError
 from kernel.limits import Limits
 from kernel.link import TICK_SECONDS, Link
+from kernel.refusals import Refusals
 from kernel.registry import SERVICES, Registry
 from kernel.session.base import Stream
+from kernel.throttle import Throttle
 from kernel.wiring import Wiring, check_needs, wire
 
 log = logging.getLogger("kernel.server")
@@ -65,7 +68,10 @@ class Server:
         self._services: dict[str, _Hosted] = {}
         self._wirings: list[Wiring] = []
         self._listeners: list[Listener] = []
-        self._links: set[Link] = set()
+        self._links: dict[Link, str] = {}
+        self._admission = Admission(self.limits)
+        self._refusals = Refusals()
+        self._refused = Throttle(log)
         self._ticker: asyncio.TimerHandle | None = None
         self._draining = False
         self._closed: asyncio.Event | None = None
@@ -161,6 +167,7 @@ class Server:
                     await self._linkless.wait()
         for link in list(self._links):
             link.abort()
+        self._refusals.abort()
         if self._ticker is not None:
             self._ticker.cancel()
         self._closed.set()
@@ -243,15 +250,33 @@ class Server:
 
     def _accept(self, index: int, connection: Connection) -> None:
         wiring = self._wirings[index]
-        if self._draining or len(self._links) >= self.limits.connections_max:
-            connection.abort()
+        source = source_of(connection)
+        refusal = self._refusal(source)
+        if refusal is not None:
+            self._turn_away(connection, wiring, refusal)
             return
         peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal)
         link = Link(connection, wiring.session(connection), self, peer)
         link.message_bytes_max = wiring.capabilities.message_bytes_max
-        self._links.add(link)
+        self._links[link] = source
         self._linkless.clear()
         link.start()
+
+    def _refusal(self, source: str) -> Refusal | None:
+        """Take a place for a connection, or say why there is none."""
+        if self._draining:
+            return Refusal(Code.SHUTTING_DOWN, "the server is shutting down")
+        return self._admission.admit(source, asyncio.get_running_loop().time())
+
+    def _turn_away(self, connection: Connection, wiring: Wiring, refusal: Refusal) -> None:
+        self._refused.record(
+            logging.WARNING,
+            "a connection was turned away",
+            peer=connection.peer,
+            code=refusal.code.label,
+            reason=refusal.reason,
+        )
+        self._refusals.turn_away(connection, wiring.farewell(refusal.code, refusal.reason))
 
     def link_ready(self, link: Link) -> None:
         log.debug("%s is connected", link.peer.address)
@@ -268,11 +293,18 @@ class Server:
         """A client that takes no new channels changes nothing: we open none."""
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
-        self._links.discard(link)
+        self._admission.leave(self._links.pop(link))
         if not self._links:
             self._linkless.set()
         log.log(
-            logging.DEBUG if code is Code.OK else logging.INFO, "%s ended: %s %s", link.peer.address, code.label, reason
+            logging.DEBUG if code is Code.OK else logging.INFO,
+            "a connection ended",
+            extra={
+                "peer": link.peer.address,
+                "principal": str(link.peer.principal),
+                "code": code.label,
+                "reason": reason,
+            },
         )
         self._check_idle()
 
@@ -285,6 +317,7 @@ class Server:
         now = loop.time()
         for link in list(self._links):
             link.tick(now)
+        self._admission.forget_idle(now)
         self._check_idle()
         self._ticker = loop.call_later(TICK_SECONDS, self._tick)
 

@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
+from kernel.throttle import Throttle
 
-log = logging.getLogger("kernel.sockets")
+_accept_failed = Throttle(logging.getLogger("kernel.sockets"))
 
 RECEIVE_BYTES = 256 * 1024
 # Reads in one wake-up while the socket fills our buffer; then others have their turn.
@@ -33,7 +34,7 @@ _BUFFERS_PER_SEND = 512
 # After our last byte: how long we read on, so that unread input does not turn our close into a reset.
 _LINGER_SECONDS = 2.0
 # Out of descriptors: the listener rests this long instead of spinning.
-_ACCEPT_RETRY_SECONDS = 0.5
+_ACCEPT_RETRY_SECONDS = 1.0
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -354,14 +355,12 @@ class SocketListener(Listener):
 
     def _rest(self, error: OSError) -> None:
         """Accepting fails: what is out of resources now is still so at once, so wait a little instead of spinning."""
-        if error.errno not in _OUT_OF_RESOURCES:
-            log.warning("accepting on %s failed: %s", self._endpoint, error.strerror)
-        else:
-            log.warning(
-                "%s cannot accept: %s; raise the limit of open files (ulimit -n) or lower connections_max",
-                self._endpoint,
-                error.strerror,
-            )
+        remedy = ""
+        if error.errno in _OUT_OF_RESOURCES:
+            remedy = ": raise the limit of open files (ulimit -n), or lower connections_max"
+        _accept_failed.record(
+            logging.WARNING, f"connections cannot be accepted{remedy}", endpoint=self._endpoint, reason=error.strerror
+        )
         self.pause()
         self._retry = self._loop.call_later(_ACCEPT_RETRY_SECONDS, self.resume)
 

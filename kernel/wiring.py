@@ -17,7 +17,7 @@ from typing import Any
 from kernel import options
 from kernel.api import Capabilities, Connection, Layer, Needs, Transport
 from kernel.endpoint import Endpoint
-from kernel.errors import NeedsCapability, OptionError, UsageError
+from kernel.errors import Code, NeedsCapability, OptionError, UsageError
 from kernel.limits import Limits
 from kernel.registry import FRAMINGS, LAYERS, TRANSPORTS, Registry
 from kernel.session.base import Session
@@ -38,6 +38,7 @@ class Wiring:
         channels: many channels in one connection, the peer chooses the service.
         service: where there are none: the service to which the listener is bound.
         session: makes the session of one connection.
+        farewell: the words for a client that gets no session, as bytes; empty where the framing has none.
     """
 
     endpoint: Endpoint
@@ -47,6 +48,7 @@ class Wiring:
     channels: bool
     service: str
     session: Callable[[Connection], Session]
+    farewell: Callable[[Code, str], bytes]
 
 
 def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client: bool, service: str = "") -> Wiring:
@@ -86,6 +88,7 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
         recv.channels,
         service,
         _session_maker(recv, send, capabilities, limits, client=client, service=service),
+        _farewell if recv.channels and not capabilities.preserves_messages else lambda code, reason: b"",
     )
 
 
@@ -168,6 +171,12 @@ def _session_maker(
     return lambda connection: PlainSession(
         client=client, decoder=recv.decoder(), encode=send.encoder(), limits=limits, service=service
     )
+
+
+def _farewell(code: Code, reason: str) -> bytes:
+    from kernel.session.stream import farewell
+
+    return farewell(code, reason)
 
 
 def datagram_options(connection: Connection) -> dict[str, Any]:

@@ -9,10 +9,13 @@ and HELLOs, the client's first: whatever was negotiated is what both sides saw.
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from kernel.errors import Code
+from kernel.framing import knl
 from kernel.limits import Limits
 from kernel.session import fields
 from kernel.session.base import Fault
@@ -29,6 +32,9 @@ _CHECKSUMS = 5
 _MECHANISM = 6
 _SOFTWARE = 7
 
+REASON_BYTES_MAX = 512
+ERROR_BYTES_MAX = knl.HEADER_BYTES + 2 + REASON_BYTES_MAX
+_PAYLOAD_BYTES = struct.Struct(">8xI")
 _TRANSCRIPT_LABEL = b"KNL/1 transcript"
 # A window that a long message's first frame does not fit would never open.
 _CREDIT_BYTES_MIN = 64
@@ -114,53 +120,61 @@ class Hello:
 class Handshake:
     """One connection's way to READY.
 
-    `peer` is set by the peer's HELLO, `ready` when all is done. Methods raise `Fault` for what the peer did wrong.
+    Frames are cut off here one by one, so that a stranger costs no more than `handshake_bytes_max`, announced or sent,
+    while what a peer pipelines behind the handshake is under the connection's own limits.
+
+    `peer` is set by the peer's HELLO, `ready` when all is done; `rest` is what came behind. Methods raise `Fault` for
+    what the peer did wrong.
     """
 
     __slots__ = (
-        "_authenticator",
-        "_client",
-        "_head",
-        "_received_bytes",
-        "_received_bytes_max",
-        "hello",
-        "peer",
-        "ready",
-    )
+        "_authenticator", "_client", "_limits", "_preface", "_said_bytes", "_taken_bytes", "hello", "peer",
+        "ready", "rest",
+    )  # fmt: skip
 
-    def __init__(self, *, client: bool, hello: Hello, authenticator: Authenticator | None, bytes_max: int) -> None:
+    def __init__(self, *, client: bool, hello: Hello, authenticator: Authenticator | None, limits: Limits) -> None:
         self.hello = hello
         self.peer: Hello | None = None
         self.ready = False
+        self.rest = b""
         self._client = client
         self._authenticator = authenticator
-        self._head = b""
-        self._received_bytes = 0
-        self._received_bytes_max = bytes_max
+        self._limits = limits
+        self._preface = b""
+        self._taken_bytes = 0
+        self._said_bytes = PREFACE_BYTES + knl.HEADER_BYTES + len(hello.pack())
 
-    def received(self, data: bytes) -> bytes:
-        """Take the preface off what arrived; return the rest, which is frames."""
-        self._received_bytes += len(data)
-        if len(self._head) == PREFACE_BYTES:
-            return data
-        taken = PREFACE_BYTES - len(self._head)
-        self._head += data[:taken]
-        if not MAGIC.startswith(self._head[: len(MAGIC)]):
-            raise Fault(Code.PROTOCOL, explain(self._head + data[taken:]))
-        if len(self._head) == PREFACE_BYTES and self._head[4] != MAJOR:
-            raise Fault(
-                Code.VERSION, f"the peer speaks KNL/{self._head[4]}, this side KNL/{MAJOR}: update the older one"
-            )
-        return data[taken:]
+    def frames(self, data: bytes) -> Iterator[bytes]:
+        """Cut what arrived into whole frames, up to the one that makes us ready; `rest` is what is left."""
+        data, at = self.rest + data, 0
+        if len(self._preface) < PREFACE_BYTES:
+            self._take_preface(data[:PREFACE_BYTES])
+            at = len(self._preface)
+        while not self.ready and (frame_bytes := self._frame_bytes(data, at)):
+            yield data[at : at + frame_bytes]
+            at += frame_bytes
+            self._taken_bytes += frame_bytes
+        self.rest = data[at:]
 
-    def check_budget(self) -> None:
-        """Not ready, and more than the limit has come: nobody honest needs so much."""
-        if self._received_bytes > self._received_bytes_max:
-            raise Fault(
-                Code.PROTOCOL,
-                f"{self._received_bytes} bytes before the handshake ended, the limit is {self._received_bytes_max} "
-                "(handshake_bytes_max)",
-            )
+    def _take_preface(self, head: bytes) -> None:
+        if not MAGIC.startswith(head[: len(MAGIC)]):
+            raise Fault(Code.PROTOCOL, explain(head))
+        if len(head) < PREFACE_BYTES:
+            return
+        if head[4] != MAJOR:
+            raise Fault(Code.VERSION, f"the peer speaks KNL/{head[4]}, this side KNL/{MAJOR}: update the older one")
+        self._preface = head
+        self._taken_bytes = PREFACE_BYTES
+
+    def _frame_bytes(self, data: bytes, at: int) -> int:
+        """The length of the next frame, or 0 where it is not there as a whole. Its header alone can be too much."""
+        if len(self._preface) < PREFACE_BYTES or len(data) - at < knl.HEADER_BYTES:
+            return 0
+        frame_bytes = knl.HEADER_BYTES + _PAYLOAD_BYTES.unpack_from(data, at)[0]
+        limit = self._limits.handshake_bytes_max
+        if frame_bytes > limit - self._taken_bytes:
+            raise Fault(Code.PROTOCOL, f"more than {limit} bytes before the handshake ended (handshake_bytes_max)")
+        return frame_bytes if len(data) - at >= frame_bytes else 0
 
     def received_hello(self, payload: bytes) -> bytes | None:
         """The peer's HELLO; returns an AUTH payload to send, if it is our turn."""
@@ -177,7 +191,7 @@ class Handshake:
             return None
         reply = self._authenticator.begin(self._transcript(payload))
         self.ready = self._authenticator.done
-        return reply
+        return self._budgeted(reply)
 
     def received_auth(self, payload: bytes) -> bytes | None:
         """An AUTH frame; returns the payload to answer with, if any."""
@@ -188,10 +202,19 @@ class Handshake:
         except AuthenticationError as error:
             raise Fault(Code.UNAUTHENTICATED, "authentication failed", str(error)) from None
         self.ready = self._authenticator.done
+        return self._budgeted(reply)
+
+    def _budgeted(self, reply: bytes | None) -> bytes | None:
+        """Keep what a stranger can make us say within the limit, with room left for a reason."""
+        if reply is not None:
+            self._said_bytes += knl.HEADER_BYTES + len(reply)
+            limit = self._limits.handshake_reply_bytes_max
+            if self._said_bytes > limit - ERROR_BYTES_MAX:
+                raise Fault(Code.INTERNAL, f"the handshake needs more than {limit} bytes (handshake_reply_bytes_max)")
         return reply
 
     def _transcript(self, peer_payload: bytes) -> bytes:
-        ours, theirs = PREFACE + self.hello.pack(), self._head + peer_payload
+        ours, theirs = PREFACE + self.hello.pack(), self._preface + peer_payload
         digest = hashlib.sha256(_TRANSCRIPT_LABEL)
         for side in (ours, theirs) if self._client else (theirs, ours):
             digest.update(len(side).to_bytes(4, "big") + side)

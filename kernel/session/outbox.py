@@ -60,7 +60,7 @@ class SendState:
 
 class Outbox:
     """The sending half of a session. `events` is the session's list: what sending brings about.
-    `has_more`: the last `take` left something that could be sent."""
+    `has_more`: the last `take` left something that could be sent. `control_bytes`: control frames that wait."""
 
     def __init__(self, engine: Engine, events: list[Event]) -> None:
         self.events = events
@@ -68,6 +68,7 @@ class Outbox:
         self._engine = engine
         self._flags = 0
         self._control: list[bytes] = []
+        self.control_bytes = 0
         self._ready: deque[Stream] = deque()
         self._starved: deque[Stream] = deque()
         self._credit_bytes = 0
@@ -85,6 +86,7 @@ class Outbox:
         """Queue a control frame; it goes before all DATA that was not taken yet."""
         frame = self._engine.encode_knl(frame_type, flags | knl.CHECKSUM, channel, [payload], _CONTROL_BYTES_MAX)
         self._control.append(frame)
+        self.control_bytes += len(frame)
         return frame
 
     def raw(self, data: bytes) -> None:
@@ -174,6 +176,7 @@ class Outbox:
         if self._control:
             buffers.append(self._control[0] if len(self._control) == 1 else b"".join(self._control))
             self._control.clear()
+            self.control_bytes = 0
         while self._ready and bytes_max > 0:
             stream = self._ready.popleft()
             turn = min(bytes_max, _TURN_BYTES) if self._ready else bytes_max

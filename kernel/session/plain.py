@@ -45,8 +45,8 @@ class PlainSession(Session):
     """
 
     __slots__ = (
-        "_client", "_decoder", "_encode", "_ended", "_finishing", "_measure", "_pieces", "_releasing", "_service",
-        "_stream",
+        "_client", "_decoder", "_encode", "_ended", "_finishing", "_measure", "_moved", "_pieces", "_quiet_seconds_max",
+        "_quiet_since", "_releasing", "_service", "_stream",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,9 @@ class PlainSession(Session):
         self._ended = False
         self._releasing = False
         self._finishing = False
+        self._moved = False
+        self._quiet_since: float | None = None
+        self._quiet_seconds_max = limits.first_byte_seconds_max
 
     def started(self) -> list[Event]:
         self.events.append(Ready({}))
@@ -76,7 +79,14 @@ class PlainSession(Session):
         return [self._stream] if self._stream is not None and not self._ended else []
 
     def tick(self, now: float) -> list[Event]:
-        return []
+        """There is no ping: what a server sees is whether anything moves at all. Clients wait as long as they like."""
+        if self._moved or self._quiet_since is None:
+            if self._moved:
+                self._quiet_seconds_max = self.limits.silence_seconds_max
+            self._moved, self._quiet_since = False, now
+        elif not self._client and now - self._quiet_since >= self._quiet_seconds_max:
+            self._end(Code.IDLE, f"nothing has moved for {self._quiet_seconds_max:g} s", by_peer=True)
+        return self.take_events()
 
     # --- from the peer -------------------------------------------------------------------------------------------
 
@@ -90,10 +100,12 @@ class PlainSession(Session):
         return self._take(self._decoder, self._decoder.feed(data), len(data))
 
     def messages(self, packets: list[bytes]) -> list[Event]:
+        self._moved = True
         self._deliver(packets, sum(map(len, packets)) + _MESSAGE_COST_BYTES * len(packets))
         return self.take_events()
 
     def received_eof(self) -> list[Event]:
+        self._moved = True
         if self._ended or self._stream is None:
             self._ended = True
             self.events.append(Ended(Code.OK, "", by_peer=True))
@@ -109,6 +121,7 @@ class PlainSession(Session):
 
     def _take(self, decoder: Decoder[bytes], messages: list[bytes], nbytes: int) -> list[Event]:
         stream = self._stream
+        self._moved = True
         if decoder.error is not None:
             self._deliver(messages, nbytes)
             return self._corrupt(decoder.error)
@@ -227,6 +240,7 @@ class PlainSession(Session):
         buffers: list[Buffer] = []
         outgoing = stream.outgoing
         if outgoing:
+            self._moved = True
             if stream.outgoing_bytes <= bytes_max:
                 messages: Sequence[Buffer] = list(outgoing)
                 outgoing.clear()

@@ -11,12 +11,13 @@ for a channel that is unknown and not above the last one is late, and for any ot
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from kernel.api import Buffer
 from kernel.errors import ChannelClosed, Code, UsageError
 from kernel.framing import Knl, engine, knl
 from kernel.framing.errors import DecodeError, ErrorCode
+from kernel.framing.interface import Run
 from kernel.limits import Limits
 from kernel.session import fields
 from kernel.session.base import (
@@ -32,13 +33,12 @@ from kernel.session.base import (
     Session,
     Stream,
 )
-from kernel.session.handshake import NO_MECHANISM, Authenticator, Handshake, Hello
+from kernel.session.handshake import NO_MECHANISM, REASON_BYTES_MAX, Authenticator, Handshake, Hello
 from kernel.session.inbox import Inbox, ReceiveState, StreamFault
 from kernel.session.outbox import Outbox, SendState
 from kernel.session.preface import PREFACE
 
 SERVICE_BYTES_MAX = 255
-REASON_BYTES_MAX = 512
 PING_BYTES_MAX = 64
 CREDIT_BYTES_MAX = 2**31 - 1
 CHANNEL_MAX = 2**32 - 1
@@ -102,7 +102,7 @@ class StreamSession(Session):
             client=client,
             hello=Hello.of(limits, checksums=checksums, mechanism=mechanism),
             authenticator=authenticator,
-            bytes_max=limits.handshake_bytes_max,
+            limits=limits,
         )
         self._peer: Hello | None = None
         self._outbox = Outbox(self._engine, self.events)
@@ -201,20 +201,29 @@ class StreamSession(Session):
         return self._take_runs(lambda: self._decoder.filled(nbytes))
 
     def received(self, data: Buffer) -> list[Event]:
-        return self._take_runs(lambda: self._decoder.feed(data if self._handshake is None else self._unprefaced(data)))
+        handshake = self._handshake
+        if handshake is None:
+            return self._take_runs(lambda: self._decoder.feed(data))
+        return self._take_runs(lambda: self._handshake_runs(handshake, bytes(data)))
 
     def messages(self, packets: list[bytes]) -> list[Event]:
         return [event for packet in packets for event in self.received(packet)]
 
-    def _unprefaced(self, data: Buffer) -> bytes:
-        assert self._handshake is not None
-        return self._handshake.received(bytes(data))
+    def _handshake_runs(self, handshake: Handshake, data: bytes) -> Iterator[Run]:
+        """Frame by frame up to READY, then all that came behind it."""
+        for frame in handshake.frames(data):
+            yield from self._decoder.feed(frame)
+            if self._decoder.error is not None:
+                return
+        if handshake.ready and handshake.rest:
+            yield from self._decoder.feed(handshake.rest)
 
-    def _take_runs(self, decode: Callable[[], list[tuple[int, int, int, list[bytes], int]]]) -> list[Event]:
+    def _take_runs(self, decode: Callable[[], Iterable[Run]]) -> list[Event]:
         if self._ended:
             return []
         self._heard = True
         try:
+            self._check_control_backlog()
             for frame_type, flags, channel, payloads, payload_bytes in decode():
                 if frame_type == knl.DATA:
                     self._on_data(flags, channel, payloads, payload_bytes)
@@ -224,8 +233,6 @@ class StreamSession(Session):
                     return self.take_events()
             if self._decoder.error is not None:
                 raise _framing_fault(self._decoder.error)
-            if self._handshake is not None:
-                self._handshake.check_budget()
         except Fault as fault:
             self._fail(fault)
         return self.take_events()
@@ -268,6 +275,14 @@ class StreamSession(Session):
         if self._control_tokens < 0:
             limit = self.limits.control_frames_per_second_max
             raise Fault(Code.RATE_LIMITED, f"more than {limit} control frames a second (control_frames_per_second_max)")
+
+    def _check_control_backlog(self) -> None:
+        """Answers are still here that the last read brought about: a peer that does not read them gets no more."""
+        limit = self.limits.control_buffer_bytes_max
+        if self._outbox.control_bytes > limit:
+            raise Fault(
+                Code.SLOW_READER, f"more than {limit} bytes of answers wait to be read (control_buffer_bytes_max)"
+            )
 
     def _on_hello(self, channel: int, payload: bytes) -> None:
         if self._handshake is None or channel:
@@ -477,6 +492,12 @@ class StreamSession(Session):
     def _forget(self, stream: Stream) -> None:
         if self._streams.pop(stream.channel, None) is not None and not self._ended:
             self._inbox.forget(stream)
+
+
+def farewell(code: Code, reason: str) -> bytes:
+    """What a server says to a client for which it makes no session: it is full."""
+    payload = _CODE.pack(code) + _reason(reason)
+    return PREFACE + engine().encode_knl(knl.ERROR, knl.CHECKSUM, 0, [payload])
 
 
 _HANDLERS: dict[int, Callable[[StreamSession, int, bytes], None]] = {

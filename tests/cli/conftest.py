@@ -1,22 +1,18 @@
-"""A server process for the tests of the command line, and a distribution whose services it serves."""
+"""Servers for the tests of the command line, and a distribution whose services they serve."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from distributions import install
+from server_process import TIMEOUT_SECONDS, ServerProcess
 
 KERNEL = Path(sys.executable).with_name("kernel")
-TIMEOUT_SECONDS = 30
 
 SERVICES = """
 import asyncio
@@ -42,59 +38,6 @@ class Refuses(Service):
     async def start(self):
         raise RuntimeError("no disk")
 """
-
-
-class ServerProcess:
-    """`kernel serve` in a process of its own, ready to be talked to."""
-
-    def __init__(self, arguments: list[str], environ: dict[str, str], directory: Path) -> None:
-        self.ready_file = directory / "ready.json"
-        self.process = subprocess.Popen(
-            [KERNEL, "serve", *arguments, "--ready-file", str(self.ready_file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environ,
-        )
-        # What hangs is ended from outside, and the test fails on what it reads then.
-        self._guard = threading.Timer(TIMEOUT_SECONDS, self.process.kill)
-        self._guard.start()
-        self.output = self._until("Press Ctrl-C to stop.")
-        self.ready: dict[str, Any] = json.loads(self.ready_file.read_text())
-        self.endpoints: list[str] = self.ready["endpoints"]
-
-    def _until(self, last: str) -> str:
-        lines: list[str] = []
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            lines.append(line)
-            if line.strip() == last:
-                return "".join(lines)
-        raise AssertionError(f"the server ended: {self.process.communicate()}")
-
-    def log_until(self, text: str) -> str:
-        """The log up to the line that holds the text."""
-        lines: list[str] = []
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            lines.append(line)
-            if text in line:
-                return "".join(lines)
-        raise AssertionError(f"'{text}' was not logged, but {lines}")
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def finish(self) -> tuple[int, str]:
-        """Wait for the end; the exit code and the rest of the log."""
-        _, log = self.process.communicate()
-        self._guard.cancel()
-        return self.process.returncode, log
-
-    def end(self) -> None:
-        """Leave nothing behind, whatever the test has done."""
-        self.process.kill()
-        self.finish()
 
 
 @pytest.fixture
@@ -123,7 +66,7 @@ def serve(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Ser
     started: list[ServerProcess] = []
 
     def start(*arguments: str, **variables: str) -> ServerProcess:
-        server = ServerProcess(list(arguments), environ | variables, tmp_path)
+        server = ServerProcess(KERNEL, arguments, environ | variables, tmp_path)
         started.append(server)
         return server
 

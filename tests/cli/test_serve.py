@@ -8,15 +8,15 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from server_process import ServerProcess
 
 from kernel import ChannelClosed, connect
 from kernel.cli import supervision
 from kernel.errors import StartError
 
-Serve = Callable[..., Any]
+Serve = Callable[..., ServerProcess]
 Kernel = Callable[..., tuple[int, str, str]]
 
 TCP = "tcp://127.0.0.1:0"

@@ -10,31 +10,32 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
-FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+FLAGS = ("-std=c11", "-O3", "-DNDEBUG", "-Wall", "-Wextra", "-Wconversion")
+"""As the C module itself is built."""
 
 
 def load_generator() -> Path:
     """The program in benchmarks/loadgen/, compiled."""
-    return program("loadgen", sorted((HERE / "loadgen").glob("*.c")), sorted((HERE / "loadgen").glob("*.h")))
+    return program("loadgen", sorted((HERE / "loadgen").glob("*.c")), HERE / "loadgen")
 
 
 def peer(name: str) -> Path:
     """The C server of that name in benchmarks/peers/, compiled."""
-    return program(name, [HERE / "peers" / f"{name}.c"])
+    return program(name, [HERE / "peers" / f"{name}.c"], HERE / "peers")
 
 
-def program(name: str, sources: list[Path], headers: list[Path] | None = None) -> Path:
-    """Compile, unless what is there is newer than every source. Ends the program in a line where that fails."""
-    target = BUILD / name
-    newest = max(path.stat().st_mtime for path in [*sources, *(headers or [])])
-    if target.exists() and target.stat().st_mtime >= newest:
-        return target
+def program(name: str, sources: list[Path], include: Path) -> Path:
+    """Compile, unless what is there is newer than its sources and headers. Ends the program where that fails."""
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         sys.exit(f"{name} needs a C compiler: install one (Debian: apt install gcc), or name it in CC")
-    BUILD.mkdir(exist_ok=True)
-    partial = BUILD / f"{name}.{os.getpid()}"
-    command = [compiler, *FLAGS, "-o", str(partial), *map(str, sources)]
+    target = BUILD / Path(compiler).name / name
+    newest = max(path.stat().st_mtime for path in [*sources, *include.glob("*.h")])
+    if target.exists() and target.stat().st_mtime >= newest:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{name}.{os.getpid()}")
+    command = [compiler, *FLAGS, f"-I{include}", "-o", str(partial), *map(str, sources)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     if outcome.returncode:
         sys.exit(f"{name} does not compile with {compiler}:\n{outcome.stderr}")

@@ -17,15 +17,15 @@ from msgspec import Meta
 
 from kernel.errors import OptionError, did_you_mean
 
-__all__ = ["Meta", "OptionField", "describe", "parse"]
+__all__ = ["Meta", "OptionField", "describe", "parse", "read_bytes", "read_seconds"]
 
 T = TypeVar("T")
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", re.I)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", re.I)
 _BACKTICKED = re.compile("`([^`]*)`")
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
@@ -57,12 +57,36 @@ def unknown(name: str, known: Iterable[str], owner: str) -> str:
     return f"{owner} has no option '{name}': {did_you_mean(name, known) or choices}"
 
 
+def read_bytes(text: str) -> int:
+    """The number of bytes that `512`, `64KiB` or `1M` stands for.
+
+    Raises:
+        OptionError: it is none.
+    """
+    size = _SIZE.fullmatch(text)
+    if size is None:
+        raise OptionError(f"'{text}' is no number of bytes: write 512, 64KiB or 1MiB")
+    return int(size[1]) << 10 * " kmg".index(size[2].lower() or " ")
+
+
+def read_seconds(text: str) -> float:
+    """The seconds that `0.5`, `500ms`, `30s`, `5m` or `1h` stands for.
+
+    Raises:
+        OptionError: it is none.
+    """
+    span = _TIME.fullmatch(text)
+    if span is None:
+        raise OptionError(f"'{text}' is no length of time: write 0.5, 500ms, 30s, 5m or 1h")
+    return float(span[1]) * _SECONDS[span[2].lower()]
+
+
 def _read_unit(name: str, value: object) -> object:
     if isinstance(value, str):
-        if "_bytes" in name and (size := _SIZE.fullmatch(value)):
-            return int(size[1]) * 1024 ** " kmg".index(size[2].lower() or " ")
-        if "_seconds" in name and (span := _TIME.fullmatch(value)):
-            return float(span[1]) * _SECONDS[span[2].lower()]
+        if "_bytes" in name and _SIZE.fullmatch(value):
+            return read_bytes(value)
+        if "_seconds" in name and _TIME.fullmatch(value):
+            return read_seconds(value)
     return value
 
 

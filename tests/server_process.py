@@ -19,9 +19,18 @@ class ServerProcess:
     Args:
         kernel: the command.
         directory: gets the ready file.
+        guard_seconds: when it is ended from outside, and what waits for it fails.
     """
 
-    def __init__(self, kernel: Path, arguments: Sequence[str], environ: dict[str, str], directory: Path) -> None:
+    def __init__(
+        self,
+        kernel: Path,
+        arguments: Sequence[str],
+        environ: dict[str, str],
+        directory: Path,
+        *,
+        guard_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
         self.ready_file = directory / "ready.json"
         self.process = subprocess.Popen(
             [kernel, "serve", *arguments, "--ready-file", str(self.ready_file)],
@@ -31,7 +40,7 @@ class ServerProcess:
             env=environ,
         )
         # What hangs is ended from outside, and the test fails on what it reads then.
-        self._guard = threading.Timer(TIMEOUT_SECONDS, self.process.kill)
+        self._guard = threading.Timer(guard_seconds, self.process.kill)
         self._guard.start()
         self.output = self._until("Press Ctrl-C to stop.")
         self.ready: dict[str, Any] = json.loads(self.ready_file.read_text())

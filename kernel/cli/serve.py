@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from kernel import config, logs
+from kernel import commands, config, logs
 from kernel.cli import supervision
 from kernel.cli.banner import banner
 from kernel.errors import KernelError, UsageError
@@ -66,8 +66,7 @@ def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
 
     settings = load()
     logs.configure(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
-        return runner.run(_serve(settings, load, quiet))
+    return commands.run(_serve(settings, load, quiet), settings.loop)
 
 
 async def _serve(settings: config.Settings, load: Callable[[], config.Settings], quiet: bool) -> int:
@@ -127,17 +126,3 @@ def _reload(load: Callable[[], config.Settings], server: Server) -> None:
     server.set_limits(settings.limits)
     log.info("the settings were read again: the limits, and the log level, hold from now on")
     logs.set_level(settings.log_level)
-
-
-def _loop_factory(name: config.Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where it is wanted and installed; None: asyncio's own."""
-    if name == "asyncio":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        if name == "uvloop":
-            raise UsageError("uvloop is not installed: pip install 'transport-kernel[uvloop]'") from None
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

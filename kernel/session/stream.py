@@ -311,6 +311,12 @@ class StreamSession(Session):
 
     def _on_open(self, channel: int, payload: bytes) -> None:
         assert self._peer is not None
+        if not self._is_peers(channel) and channel in self._streams:
+            raise Fault(
+                Code.PROTOCOL,
+                f"OPEN of channel {channel}, which is ours: the peer sends back what it gets, "
+                "it may serve ?framing=raw, and wants to be asked so",
+            )
         if not self._is_peers(channel) or channel <= self._peer_channel_last:
             raise Fault(Code.PROTOCOL, f"OPEN of channel {channel}, which is not the peer's next")
         try:

@@ -1,0 +1,1 @@
+"""A service and a transport for kernel, as a distribution of their own."""

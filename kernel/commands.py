@@ -1,0 +1,69 @@
+"""What the client commands of services share: values with units on the command line, and the event loop they run in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, TypeVar
+
+import click
+
+from kernel import options
+from kernel.errors import OptionError, UsageError
+
+T = TypeVar("T")
+
+Loop = Literal["auto", "asyncio", "uvloop"]
+
+
+def byte_count(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """The `callback` of a click option that takes 512, 64KiB or 1MiB."""
+    return None if value is None else _read(options.read_bytes, value)
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """The `callback` of a click option that takes 0.5, 500ms, 30s, 5m or 1h; it gives seconds."""
+    return None if value is None else _read(options.read_seconds, value)
+
+
+def _read(read: Callable[[str], T], text: str) -> T:
+    try:
+        return read(text)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def run(main: Coroutine[Any, Any, T], loop: Loop = "asyncio") -> T:
+    """Run a command's coroutine to its end. Ctrl-C cancels it, and comes out as KeyboardInterrupt.
+
+    Args:
+        loop: the event loop; auto: uvloop where it is installed.
+
+    Raises:
+        UsageError: uvloop is wanted and not installed.
+    """
+    try:
+        factory = loop_factory(loop)
+    except UsageError:
+        main.close()
+        raise
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loop; None: asyncio's own way.
+
+    Raises:
+        UsageError: uvloop is wanted and not installed.
+    """
+    if loop == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        if loop == "uvloop":
+            raise UsageError("uvloop is not installed: pip install 'transport-kernel[uvloop]'") from None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -98,7 +98,9 @@ class DatagramSocket:
             self._loop.remove_reader(self._sock)
 
     def send(self, packets: Sequence[Buffer], address: Address | None, connection: UdpConnection | None) -> None:
-        """Send, or queue: during a batch until its end, and while the system's buffer is full."""
+        """Send, or queue: during a batch until its end, and while the system's buffer is full. Not after `close`."""
+        if self._sock.fileno() == -1:
+            return
         for packet in packets:
             if self._blocked and not self._hold(packet, connection):
                 continue

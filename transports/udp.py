@@ -34,7 +34,7 @@ MESSAGE_BYTES_MAX = 1 * MIB
 RAW_DATAGRAMS_MAX = 1_000_000
 
 _REFUSALS_MAX = 3
-_SWEEP_SECONDS_MIN = 1.0
+_SWEEP_SECONDS_MIN = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ class UdpListener(Listener):
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._is_raw = options.framing == "raw"
-        peers_max = options.peers_max or limits.datagram_peers_max
+        # Each peer takes one of the server's places; half of them stay free for other transports.
+        peers_max = min(options.peers_max or limits.datagram_peers_max, max(1, limits.connections_max // 2))
         # In knl the session knows better who is idle: a peer that does not answer its pings.
         idle_seconds_max = (options.idle_seconds_max or limits.idle_seconds_max) if self._is_raw else float("inf")
         self._peers: PeerTable[UdpConnection] = PeerTable(peers_max, idle_seconds_max)
@@ -136,13 +137,14 @@ class UdpListener(Listener):
         source = _name(key[0])
         for at, packet in enumerate(packets):
             reply, admitted = self.gate.admit(packet, source, now)
-            if reply is not None:
-                self._datagrams.send([reply], key[0], None)
             if admitted:
                 connection = self._add(key, key[0], now)
-                if connection is not None:
+                if connection is not None and not connection.ended:
                     connection.received(packets[at:])
-                return
+                    return
+                reply, _ = self.gate.admit(packet, source, now)  # the kernel turned it away: say so
+            if reply is not None:
+                self._datagrams.send([reply], key[0], None)
 
     def _add(self, key: Hashable, source: Address, now: float) -> UdpConnection | None:
         if self._paused or self._closed:
@@ -186,7 +188,7 @@ class UdpListener(Listener):
 
     def _close_if_deserted(self) -> None:
         if not self._peers:
-            self._loop.call_soon(self._datagrams.close)
+            self._datagrams.close()
             if self._sweeper is not None:
                 self._sweeper.cancel()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks import servers
 from benchmarks.load import Load, Sample, raise_file_limit, sample
 from benchmarks.servers import PEER_DISTRIBUTIONS, SERVERS, Running, Server
+from benchmarks.tables import aligned
 from benchmarks.targets import Verdict, verdicts
 from kernel.bench import machine
 from kernel.bench.plot import Bar, Panel, bar_panels, quantity
@@ -213,19 +214,6 @@ class Report:
                 panels.append(Panel(cell, sorted(bars, key=lambda bar: -bar.value)))
         title = f"Echo over {transport.upper()}: messages per second (median, quartiles)"
         return bar_panels(title, panels, machine.summary(self.machine))
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        first, *rest = (
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)
 
 
 # --- the command ----------------------------------------------------------------------------------------------

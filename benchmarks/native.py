@@ -24,7 +24,7 @@ def peer(name: str) -> Path:
     return program(name, [HERE / "peers" / f"{name}.c"], HERE / "peers")
 
 
-def program(name: str, sources: list[Path], include: Path) -> Path:
+def program(name: str, sources: list[Path], include: Path, flags: tuple[str, ...] = ()) -> Path:
     """Compile, unless what is there is newer than its sources and headers. Ends the program where that fails."""
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
@@ -35,7 +35,7 @@ def program(name: str, sources: list[Path], include: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{name}.{os.getpid()}")
-    command = [compiler, *FLAGS, f"-I{include}", "-o", str(partial), *map(str, sources)]
+    command = [compiler, *FLAGS, *flags, f"-I{include}", "-o", str(partial), *map(str, sources)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     if outcome.returncode:
         sys.exit(f"{name} does not compile with {compiler}:\n{outcome.stderr}")

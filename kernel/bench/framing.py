@@ -165,11 +165,14 @@ def _decoding(engine: framing.Engine, corpus: Corpus) -> Run:
     reads = corpus.reads
 
     def run() -> None:
-        feed, wanted = decoder.feed, decoder.wanted
+        feed, wanted, filled = decoder.feed, decoder.wanted, decoder.filled
         for read in reads:
             lent = wanted()
             if lent is None:
                 feed(read)
+            elif len(lent) >= len(read):
+                lent[: len(read)] = read
+                filled(len(read))
             else:
                 _receive(decoder, lent, read)
 
@@ -177,7 +180,7 @@ def _decoding(engine: framing.Engine, corpus: Corpus) -> Run:
 
 
 def _receive(decoder: framing.Decoder[Any], lent: memoryview | None, read: bytes) -> None:
-    """What a transport does while a decoder lends its buffer: fill it, ask again, feed what is left."""
+    """The lent buffer ends before what was read does: fill it, ask again, feed what is left."""
     left = memoryview(read)
     while lent is not None and left:
         size = min(len(lent), len(left))

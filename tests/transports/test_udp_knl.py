@@ -202,9 +202,11 @@ async def test_a_service_that_needs_more_is_not_served_over_datagrams():
 
 async def test_a_full_server_says_so():
     async with Server(["echo"], [KNL], limits=Limits(connections_max=1)) as server:
-        await kernel.connect(server.endpoints[0], "echo")
+        channel = await kernel.connect(server.endpoints[0], "echo")
         with pytest.raises(Refused, match="overloaded: the server takes no more connections"):
             await kernel.connect(server.endpoints[0], "echo")
+        channel.close()
+        await channel.wait_closed()
 
 
 async def test_a_stopped_server_says_goodbye():
@@ -225,6 +227,7 @@ async def test_a_draining_server_lets_conversations_finish_and_refuses_new_ones(
         channel.send(b"still here")
         assert await channel.receive() == b"still here"
         channel.close()
+        await channel.wait_closed()
         await draining
 
 

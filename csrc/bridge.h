@@ -18,8 +18,10 @@ typedef struct bridge_state {
     PyTypeObject *landing_type;
     PyTypeObject *assembler_type;
     PyTypeObject *reassembly_type;
-    PyObject *layout;  /* the Length that was used last to encode, and */
-    kf_length compiled; /* what it says */
+    PyObject *layout; /* the Length that was used last to encode, and what it says: */
+    kf_length compiled;
+    uint64_t body_min; /* the bodies that it can carry: body_min bytes, */
+    uint64_t body_count; /* and the body_count - 1 sizes that follow */
 } bridge_state;
 
 extern PyModuleDef bridge_module;

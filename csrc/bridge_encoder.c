@@ -47,9 +47,39 @@ static PyObject *plain_messages(PyObject *messages)
     return copy;
 }
 
-/* Sets the exception for a message that the layout can't carry; returns NULL. */
-static PyObject *refuse_size(bridge_state *state, const kf_length *layout, size_t size)
+/* Makes `layout` the one to encode with; it is read only if it wasn't the last one. */
+static int use_layout(bridge_state *state, PyObject *layout)
 {
+    kf_length compiled;
+
+    if (state->layout == layout)
+        return 0;
+    if (bridge_length(layout, &compiled) < 0)
+        return -1;
+    uint32_t bits = 8 * compiled.width - compiled.is_signed;
+    int64_t field_max = bits < 62 ? ((int64_t)1 << bits) - 1 : (int64_t)1 << 62;
+    int64_t body_min = compiled.adjust > 0 ? compiled.adjust : 0;
+    int64_t body_max = field_max + compiled.adjust;
+    if (body_max > (int64_t)compiled.frame_bytes_max)
+        body_max = (int64_t)compiled.frame_bytes_max;
+    Py_XDECREF(state->layout);
+    state->layout = Py_NewRef(layout);
+    state->compiled = compiled;
+    state->body_min = (uint64_t)body_min;
+    state->body_count = body_max < body_min ? 0 : (uint64_t)(body_max - body_min) + 1;
+    return 0;
+}
+
+/* Whether the layout in use can carry a message of `size` bytes. What is too small wraps round to too large. */
+static bool is_sendable(const bridge_state *state, size_t size)
+{
+    return size - state->compiled.offset - state->body_min < state->body_count && size >= state->compiled.offset;
+}
+
+/* Sets the exception for a message that isn't; returns NULL. */
+static PyObject *refuse_size(bridge_state *state, size_t size)
+{
+    const kf_length *layout = &state->compiled;
     unsigned long long message_bytes = size, offset = layout->offset, limit = layout->frame_bytes_max;
 
     if (size < offset)
@@ -62,58 +92,39 @@ static PyObject *refuse_size(bridge_state *state, const kf_length *layout, size_
                         Py_BuildValue("LIO", length, layout->width, layout->is_signed ? Py_True : Py_False));
 }
 
-/* What a layout says, read once for as long as the same one is used. */
-static const kf_length *compiled_layout(bridge_state *state, PyObject *layout)
-{
-    if (state->layout != layout) {
-        kf_length compiled;
-        if (bridge_length(layout, &compiled) < 0)
-            return NULL;
-        Py_XDECREF(state->layout);
-        state->layout = Py_NewRef(layout);
-        state->compiled = compiled;
-    }
-    return &state->compiled;
-}
-
 /* Size of all frames of plain messages, or -1 with an exception set. */
-static Py_ssize_t length_total(bridge_state *state, const kf_length *layout, PyObject *messages)
+static Py_ssize_t length_total(bridge_state *state, PyObject *messages)
 {
     size_t total = 0;
 
     for (Py_ssize_t i = 0, count = Py_SIZE(messages); i < count; i++) {
         size_t size = (size_t)Py_SIZE(item_at(messages, i));
-        /* less than the prefix wraps round to more than any limit */
-        if (size - layout->offset > layout->frame_bytes_max) {
-            refuse_size(state, layout, size);
+        if (!is_sendable(state, size)) {
+            refuse_size(state, size);
             return -1;
         }
-        if (size + layout->width > PY_SSIZE_T_MAX - total) {
+        if (size + state->compiled.width > PY_SSIZE_T_MAX - total) {
             PyErr_NoMemory();
             return -1;
         }
-        total += size + layout->width;
+        total += size + state->compiled.width;
     }
     return (Py_ssize_t)total;
 }
 
-/* Writes all frames; false: the size of the message *refused doesn't fit the length field. */
-static bool write_length(const kf_length *layout, PyObject *messages, uint8_t *out, size_t *refused)
+static void write_length(const kf_length *layout, PyObject *messages, uint8_t *out)
 {
     for (Py_ssize_t i = 0, count = Py_SIZE(messages); i < count; i++) {
         PyObject *message = item_at(messages, i);
         const char *data = PyBytes_AsString(message);
-        size_t size = (size_t)Py_SIZE(message);
-        memcpy(out, data, layout->offset);
-        out += layout->offset;
-        if (!kf_length_pack(layout, size - layout->offset, out)) {
-            *refused = size;
-            return false;
-        }
-        memcpy(out + layout->width, data + layout->offset, size - layout->offset);
-        out += layout->width + size - layout->offset;
+        size_t body_bytes = (size_t)Py_SIZE(message) - layout->offset;
+        if (layout->offset > 0)
+            memcpy(out, data, layout->offset);
+        kf_length_pack(layout, body_bytes, out + layout->offset);
+        out += layout->offset + layout->width;
+        memcpy(out, data + layout->offset, body_bytes);
+        out += body_bytes;
     }
-    return true;
 }
 
 PyDoc_STRVAR(encode_length_doc, "encode_length($module, layout, messages, /)\n--\n\n"
@@ -122,20 +133,16 @@ PyDoc_STRVAR(encode_length_doc, "encode_length($module, layout, messages, /)\n--
 static PyObject *encode_length(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     bridge_state *state = PyModule_GetState(module);
-    size_t refused;
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "encode_length() takes 2 arguments, %zd given", count);
     PyObject *messages = plain_messages(arguments[1]);
     if (messages == NULL)
         return NULL;
-    const kf_length *layout = compiled_layout(state, arguments[0]);
-    Py_ssize_t total = layout == NULL ? -1 : length_total(state, layout, messages);
+    Py_ssize_t total = use_layout(state, arguments[0]) < 0 ? -1 : length_total(state, messages);
     PyObject *encoded = total < 0 ? NULL : PyBytes_FromStringAndSize(NULL, total);
-    if (encoded != NULL && !write_length(layout, messages, (uint8_t *)PyBytes_AsString(encoded), &refused)) {
-        Py_CLEAR(encoded);
-        refuse_size(state, layout, refused);
-    }
+    if (encoded != NULL)
+        write_length(&state->compiled, messages, (uint8_t *)PyBytes_AsString(encoded));
     Py_DECREF(messages);
     return encoded;
 }
@@ -151,12 +158,13 @@ static PyObject *length_header(PyObject *module, PyObject *const *arguments, Py_
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "length_header() takes 2 arguments, %zd given", count);
-    const kf_length *layout = compiled_layout(state, arguments[0]);
-    if (layout == NULL || !bridge_integer(state, arguments[1], "message_bytes", PY_SSIZE_T_MAX, &size))
+    if (use_layout(state, arguments[0]) < 0 ||
+        !bridge_integer(state, arguments[1], "message_bytes", PY_SSIZE_T_MAX, &size))
         return NULL;
-    if (size - layout->offset > layout->frame_bytes_max || !kf_length_pack(layout, size - layout->offset, field))
-        return refuse_size(state, layout, size);
-    return PyBytes_FromStringAndSize((const char *)field, layout->width);
+    if (!is_sendable(state, size))
+        return refuse_size(state, size);
+    kf_length_pack(&state->compiled, size - state->compiled.offset, field);
+    return PyBytes_FromStringAndSize((const char *)field, state->compiled.width);
 }
 
 /* --- KNL/1 ------------------------------------------------------------------------------------------------- */

@@ -288,22 +288,23 @@ PyDoc_STRVAR(measure_doc, "measure($module, messages, /)\n--\n\n"
 
 static PyObject *measure(PyObject *module, PyObject *messages)
 {
-    size_t total = 0, longest = 0;
+    uint64_t total = 0, longest = 0; /* 64 bits hold the sum, also of one object very often */
+    bridge_bytes bytes;
     (void)module;
 
-    PyObject *plain = plain_messages(messages);
-    if (plain == NULL)
+    PyObject *fixed = is_plain(messages) ? Py_NewRef(messages) : PySequence_Tuple(messages);
+    if (fixed == NULL)
         return NULL;
-    for (Py_ssize_t i = 0, count = Py_SIZE(plain); i < count; i++) {
-        size_t size = (size_t)Py_SIZE(item_at(plain, i));
-        if (size > SIZE_MAX - total) { /* one object, very often */
-            Py_DECREF(plain);
-            return PyErr_NoMemory();
+    for (Py_ssize_t i = 0, count = Py_SIZE(fixed); i < count; i++) {
+        if (bridge_hold(&bytes, item_at(fixed, i)) < 0) {
+            Py_DECREF(fixed);
+            return NULL;
         }
-        total += size;
-        longest = size > longest ? size : longest;
+        total += bytes.size;
+        longest = bytes.size > longest ? bytes.size : longest;
+        bridge_drop(&bytes);
     }
-    Py_DECREF(plain);
+    Py_DECREF(fixed);
     return Py_BuildValue("KK", (unsigned long long)total, (unsigned long long)longest);
 }
 

@@ -14,6 +14,7 @@ from kernel.framing.errors import DecodeError
 from kernel.framing.layout import Knl, Layout, Length
 
 Buffer = bytes | bytearray | memoryview
+"""Bytes in a row: what a memoryview shows are single bytes, without gaps."""
 Run = tuple[int, int, int, list[bytes], int]
 """Frames that came one after the other and share their header's meaning: (type, flags, channel, payloads,
 the sum of their bytes). Where a run ends depends on how the bytes were cut; the frames in it don't."""

@@ -32,6 +32,8 @@ _BASES = {
     SERVICES: ("kernel.api", "Service"),
     FRAMINGS: ("builtins", "object"),
 }
+# What it must have beyond what its class makes abstract; a framing derives from nothing (kernel.framing.entry.Framing).
+_MEMBERS = {FRAMINGS: ("api_version", "channels", "decoder", "keeps_messages", "name")}
 _SECTION = re.compile(r"^\[([^\]\n]+)\]\s*$", re.M)
 _ENTRY = re.compile(r"^([^\s#;=\[][^=\n]*?)[ \t]*=[ \t]*([\w.]+)(?:[ \t]*:[ \t]*([\w.]+))?", re.M)
 _HEADER = re.compile(r"^(Name|Version):\s*(.+?)\s*$", re.M)
@@ -178,10 +180,11 @@ def _fault(plugin: Plugin, target: Any) -> str:
     module, name = _BASES[plugin.group]
     if not (isinstance(target, type) and issubclass(target, getattr(importlib.import_module(module), name))):
         return f"{where} is not a class derived from {module}.{name}"
-    missing = sorted(getattr(target, "__abstractmethods__", ()))
+    absent = [member for member in _MEMBERS.get(plugin.group, ("name",)) if not hasattr(target, member)]
+    missing = sorted([*getattr(target, "__abstractmethods__", ()), *absent])
     if missing:
         return f"{where} does not define {', '.join(missing)}"
-    return _outside_api_window(getattr(target, "api_version", 1))
+    return _outside_api_window(target.api_version)
 
 
 def _outside_api_window(version: object) -> str:

@@ -33,6 +33,8 @@ from kernel.wiring import Wiring, check_needs, wire
 
 log = logging.getLogger("kernel.server")
 
+Plugin = str | type[Service] | Service
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -44,7 +46,7 @@ class Server:
     """Serve some services on some endpoints. The constructor only remembers; `start` does.
 
     Args:
-        plugins: services: `"echo"`, `"echo?mode=upper"`, or instances of `Service` that are made already.
+        plugins: services: `"echo"`, `"echo?mode=upper"`, a class derived from `Service`, or an instance of one.
         listen: endpoints, in the order in which `endpoints` will give what was bound.
         limits: see `Limits`.
         registry: where plugins are found; None: all that is installed.
@@ -53,7 +55,7 @@ class Server:
 
     def __init__(
         self,
-        plugins: Sequence[str | Service],
+        plugins: Sequence[Plugin],
         listen: Sequence[str | Endpoint],
         *,
         limits: Limits | None = None,
@@ -333,12 +335,15 @@ class _Hosted:
         self._started = False
 
     @classmethod
-    def make(cls, plugin: str | Service, limits: Limits, registry: Registry) -> _Hosted:
-        """From a plugin string, or a service that exists already."""
+    def make(cls, plugin: Plugin, limits: Limits, registry: Registry) -> _Hosted:
         if isinstance(plugin, Service):
             return cls(plugin, plugin.name)
-        name, given = _parse_plugin(plugin)
-        kind: type[Service] = registry.load(SERVICES, name)
+        given: dict[str, str] = {}
+        if isinstance(plugin, str):
+            name, given = _parse_plugin(plugin)
+            kind: type[Service] = registry.load(SERVICES, name)
+        else:
+            name, kind = plugin.name, plugin
         tasks: list[_Hosted] = []
         context = ServiceContext(
             name, limits, logging.getLogger(f"kernel.service.{name}"), lambda work: tasks[0].spawn(work)
@@ -409,6 +414,6 @@ def _parse_plugin(text: str) -> tuple[str, dict[str, str]]:
     return endpoint.address, endpoint.options
 
 
-def plugin_names(plugins: Iterable[str | Service]) -> list[str]:
+def plugin_names(plugins: Iterable[Plugin]) -> list[str]:
     """The names of services given as `Server` takes them."""
-    return [plugin.name if isinstance(plugin, Service) else _parse_plugin(plugin)[0] for plugin in plugins]
+    return [_parse_plugin(plugin)[0] if isinstance(plugin, str) else plugin.name for plugin in plugins]

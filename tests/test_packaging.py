@@ -12,11 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from documents import ROOT, blocks
 from server_process import ServerProcess
 
 pytestmark = pytest.mark.packaging
 
-ROOT = Path(__file__).parent.parent
 ECHO = """
 import asyncio, sys
 from kernel import connect
@@ -125,13 +125,24 @@ def test_where_the_c_engine_is_required_a_failed_build_is_an_error(tmp_path: Pat
         build(ROOT, tmp_path, CC="/bin/false", KERNEL_REQUIRE_EXT="1")
 
 
-def test_a_third_partys_distribution_is_installed_with_pip_and_served(place: Place, tmp_path: Path):
-    place.install(build(ROOT / "tests" / "thirdparty", tmp_path))
+@pytest.fixture
+def third_party(tmp_path: Path) -> Path:
+    """The distribution that docs/plugin-author.md builds up, typed in as it stands there."""
+    page = "docs/plugin-author.md"
+    source = tmp_path / "kernel-shout"
+    source.mkdir()
+    (source / "pyproject.toml").write_text("".join(blocks(page, "toml")))
+    (source / "kernel_shout.py").write_text("".join(blocks(page, "python")))
+    return build(source, tmp_path)
 
-    assert "service    reverse  kernel-reverse    0.2.0\n" in place.kernel("plugins", "list")
-    server = place.serve("--plugin", "reverse?suffix=!", "--plugin", "echo", "--listen", "tcp://127.0.0.1:0")
+
+def test_a_third_partys_distribution_is_installed_with_pip_and_served(place: Place, third_party: Path):
+    place.install(third_party)
+
+    assert "service    shout   kernel-shout      0.1.0\n" in place.kernel("plugins", "list")
+    server = place.serve("--plugin", "shout?mark=!", "--plugin", "echo", "--listen", "tcp://127.0.0.1:0")
     try:
-        assert f"      kernel reverse {server.endpoints[0]} hello\n" in server.output
-        assert place.kernel("reverse", server.endpoints[0], "hello") == "olleh!\n"
+        assert f"      kernel shout {server.endpoints[0]}\n" in server.output
+        assert place.kernel("shout", server.endpoints[0], "hello") == "HELLO!\n"
     finally:
         server.end()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from distributions import install
 
-from kernel.errors import PluginError
+from kernel.errors import BrokenPlugin, PluginError
 from kernel.registry import COMMANDS, FRAMINGS, GROUPS, SERVICES, TRANSPORTS, Policy, Registry
 
 GOOD = """
@@ -165,17 +165,35 @@ def test_a_broken_plugin_is_named_with_its_distribution_and_leaves_the_others_al
     assert registry.load(SERVICES, "good").name == "good"
 
 
-def test_a_transport_must_be_complete_and_a_command_a_command(place: Path):
-    source = (
-        "from kernel.api import Transport\nclass T(Transport):\n  def capabilities(self): ...\n  def dial(self): ...\n"
-    )
-    install(place, "d", entry_points={TRANSPORTS: {"t": "half:T"}, COMMANDS: {"c": "half:T"}}, modules={"half": source})
-    registry = Registry(path=[str(place)])
+HALF = """
+from kernel.api import Service, Transport
+class Half(Transport):
+    def capabilities(self): ...
+    def dial(self): ...
+class Nameless(Service): ...
+class Framing:
+    name = "framing"
+    def decoder(self): ...
+"""
 
-    with pytest.raises(PluginError, match=r"half:T does not define listen$"):
-        registry.load(TRANSPORTS, "t")
-    with pytest.raises(PluginError, match=r"half:T is not a click command$"):
-        registry.load(COMMANDS, "c")
+
+@pytest.mark.parametrize(
+    ("group", "attribute", "fault"),
+    [
+        (TRANSPORTS, "Half", "half:Half does not define listen, name"),
+        (SERVICES, "Nameless", "half:Nameless does not define name"),
+        (FRAMINGS, "Framing", "half:Framing does not define api_version, channels, keeps_messages"),
+        (COMMANDS, "Half", "half:Half is not a click command"),
+        (TRANSPORTS, "Nameless", "half:Nameless is not a class derived from kernel.api.Transport"),
+    ],
+)
+def test_each_kind_of_plugin_must_be_what_it_says(place: Path, group: str, attribute: str, fault: str):
+    install(place, "d", "1.0", {group: {"x": f"half:{attribute}"}}, {"half": HALF})
+
+    with pytest.raises(BrokenPlugin) as caught:
+        Registry(path=[str(place)]).load(group, "x")
+
+    assert str(caught.value).endswith(f"'x' of d 1.0 is broken: {fault}")
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from kernel import options
+from kernel.config import Loop as Loop
 from kernel.errors import OptionError, UsageError
 
 T = TypeVar("T")
-
-Loop = Literal["auto", "asyncio", "uvloop"]
 
 
 def byte_count(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:

@@ -184,7 +184,8 @@ def _fault(plugin: Plugin, target: Any) -> str:
     missing = sorted([*getattr(target, "__abstractmethods__", ()), *absent])
     if missing:
         return f"{where} does not define {', '.join(missing)}"
-    return _outside_api_window(target.api_version)
+    kind: Any = target
+    return _outside_api_window(kind.api_version)
 
 
 def _outside_api_window(version: object) -> str:

@@ -20,6 +20,7 @@ def say(*words: str) -> None:
 
 def main() -> int:
     os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    os.environ["KERNEL_LOG_LEVEL"] = "warning"
     with tempfile.TemporaryDirectory() as directory:
         listen = [word for endpoint in LISTEN for word in ("--listen", endpoint.format(directory=directory))]
         command = ["kernel", "serve", "--plugin", "echo", *listen]

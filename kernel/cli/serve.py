@@ -18,11 +18,11 @@ import click
 from kernel import commands, config, logs
 from kernel.cli import supervision
 from kernel.cli.banner import banner
+from kernel.cli.root import INTERRUPTED
 from kernel.errors import KernelError, UsageError
 from kernel.registry import Policy, Registry
 from kernel.server import Server
 
-INTERRUPTED = 130
 DEFAULT_PORT = 7420
 
 log = logging.getLogger("kernel.serve")

@@ -45,6 +45,7 @@ class Echo(Service):
     """Sends back what it gets. See `EchoOptions` for its manners."""
 
     name = "echo"
+    example = "kernel echo {endpoint} hello"
     Options = EchoOptions
     whole_messages: ClassVar[bool] = False
 

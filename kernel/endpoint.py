@@ -44,7 +44,9 @@ class Endpoint:
         """
         shape = _SHAPE.fullmatch(text)
         if shape is None or not text.isprintable():
-            raise EndpointError(f"'{_printable(text)}' is not an endpoint: write scheme://address, {_EXAMPLES}")
+            from kernel.logs import printable
+
+            raise EndpointError(f"'{printable(text)}' is not an endpoint: write scheme://address, {_EXAMPLES}")
         *layers, scheme = shape["schemes"].split("+")
         pairs = parse_qsl(shape["query"] or "", keep_blank_values=True)
         options = dict(pairs)

@@ -31,7 +31,8 @@ RECEIVE_BYTES = 256 * 1024
 _READS_PER_TURN = 4
 _ACCEPTS_PER_TURN = 64
 _BUFFERS_PER_SEND = 512
-# After our last byte: how long we read on, so that unread input does not turn our close into a reset.
+# After close: so long nothing of what is pending leaves, or, once all has left, so long we read on for the peer's end
+# (unread input would turn our close into a reset). Then the connection is aborted.
 _LINGER_SECONDS = 2.0
 # Out of descriptors: the listener rests this long instead of spinning.
 _ACCEPT_RETRY_SECONDS = 1.0
@@ -200,6 +201,8 @@ class SocketConnection(Connection):
             self._lose(error)
             return
         self._pending_bytes -= sent
+        if self._closing:
+            self._expect_progress()
         while pending and sent >= len(pending[0]):
             sent -= len(pending.popleft())
         if pending:
@@ -229,11 +232,16 @@ class SocketConnection(Connection):
         if self._closing or self._abandoned:
             return
         self._closing = True
-        self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
+        self._expect_progress()
         if not self._eof:
             self._loop.remove_reader(self._fd)
         if not self._pending:
             self._end_writing()
+
+    def _expect_progress(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:
         if not self._abandoned:

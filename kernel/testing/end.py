@@ -16,7 +16,7 @@ class End:
 
     Attributes:
         connection: the one under test.
-        name: of this end, for messages.
+        is_client: this end dialled. `name` says it in messages.
         greeted: the greeting has come; it is not among the messages.
         data: all bytes of a stream so far.
         messages: all messages so far, where the transport preserves them.
@@ -28,9 +28,12 @@ class End:
         events_after_reaction: what came after the reaction of `end_inside`.
     """
 
-    def __init__(self, connection: Connection, name: str, preserves_messages: bool, patience_seconds: float) -> None:
+    def __init__(
+        self, connection: Connection, *, is_client: bool, preserves_messages: bool, patience_seconds: float
+    ) -> None:
         self.connection = connection
-        self.name = name
+        self.is_client = is_client
+        self.name = "the client" if is_client else "the server"
         self.preserves_messages = preserves_messages
         self.greeted = False
         self.data = bytearray()
@@ -87,8 +90,7 @@ class End:
             CheckFailed: it does not, within the time that things may take here.
         """
         if not await self.happens(condition, self._patience_seconds):
-            faults = "; " + "; ".join(self.faults) if self.faults else ""
-            raise CheckFailed(f"{self.name} waited {self._patience_seconds:g} s in vain for {what}{faults}")
+            raise CheckFailed(f"{self.name} waited {self._patience_seconds:g} s in vain for {what}")
 
     async def happens(self, condition: Callable[[], object], seconds: float) -> bool:
         """Whether the condition comes to hold within so many seconds."""

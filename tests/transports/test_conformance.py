@@ -18,10 +18,6 @@ class TestTcpOverIPv6(TransportSuite):
     endpoint = "tcp://[::1]:0"
 
 
-class TestTcpByName(TransportSuite):
-    endpoint = "tcp://localhost:0"
-
-
 class TestTcpUnderUvloop(TransportSuite):
     endpoint = "tcp://127.0.0.1:0"
 

@@ -49,6 +49,11 @@ class Place:
         assert self._listener is not None
         return self._listener
 
+    @property
+    def faults(self) -> list[str]:
+        """The rules that were broken at any end, each once."""
+        return list(dict.fromkeys(f"at {end.name}'s end, {fault}" for end in self.ends for fault in end.faults))
+
     async def open(self) -> None:
         self._listener = await self._transport.listen(self._accept)
 
@@ -59,7 +64,7 @@ class Place:
     async def dial(self) -> End:
         """The client's end of a new connection."""
         transport = self._suite.make(self._suite.dial_endpoint(self.listener.endpoint))
-        return self._start(await transport.dial(), "the client")
+        return self._start(await transport.dial(), is_client=True)
 
     async def accepted(self) -> End:
         """The server's end of the connection that was accepted next."""
@@ -90,10 +95,15 @@ class Place:
         return client, server
 
     def _accept(self, connection: Connection) -> None:
-        self._accepted.put_nowait(self._start(connection, "the server"))
+        self._accepted.put_nowait(self._start(connection, is_client=False))
 
-    def _start(self, connection: Connection, name: str) -> End:
-        end = End(connection, name, self._capabilities.preserves_messages, self._suite.patience_seconds)
+    def _start(self, connection: Connection, *, is_client: bool) -> End:
+        end = End(
+            connection,
+            is_client=is_client,
+            preserves_messages=self._capabilities.preserves_messages,
+            patience_seconds=self._suite.patience_seconds,
+        )
         self.ends.append(end)
         end.start()
         return end
@@ -143,13 +153,16 @@ class TransportBase(Suite):
         await place.open()
         try:
             yield place
+        except CheckFailed as failure:
+            raise CheckFailed("; ".join([str(failure), *place.faults])) from None
         finally:
             for end in place.ends:
                 end.abort()
             await place.close()
+            await asyncio.sleep(0)  # what was aborted is lost in the loop's next turn, also when a check has failed
         for end in place.ends:
             await end.until(lambda end=end: end.lost, "connection_lost after abort()")  # type: ignore[misc]
-            require(not end.faults, f"at {end.name}'s end: {'; '.join(end.faults)}")
+        require(not place.faults, "; ".join(place.faults))
 
     @contextlib.asynccontextmanager
     async def pair(self) -> AsyncIterator[tuple[End, End]]:

@@ -189,7 +189,9 @@ class EndChecks(TransportBase):
         try:
             with contextlib.suppress(DialError):  # it noticed at once
                 connection = await self.make(self.dial_endpoint(listener.endpoint)).dial()
-                client = End(connection, "the client", False, self.patience_seconds)
+                client = End(
+                    connection, is_client=True, preserves_messages=False, patience_seconds=self.patience_seconds
+                )
                 client.start()
                 await self._close_after(client, "the server had turned it away")
                 require(refused, "the connection ended before accept() was called")

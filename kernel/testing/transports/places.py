@@ -5,22 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from kernel.api import Capabilities
+from kernel.api import Capabilities, Connection, Listener
 from kernel.endpoint import Endpoint
 from kernel.errors import DialError, KernelError, StartError
 from kernel.testing.checks import CheckFailed, check, require
 from kernel.testing.end import End
-from kernel.testing.transports.base import TransportBase, noise
+from kernel.testing.transports.base import Place, TransportBase, noise
 
 _CLIENTS = 30
 # More turns of the loop than any dial on one machine takes; beyond, `dial` is left to finish.
 _DIAL_STEPS = 300
 _QUIET_SECONDS = 0.1
+_POLL_SECONDS = 0.01
 # Nobody resolves these: whatever they mean to a transport, the answer is one line.
-_NONSENSE = ("", ":", "[", "]:1", "\0", "\0:1", "a b", "127.0.0.1:99999", "x" * 300, "x" * 300 + ":1", "\ud800")
+_NONSENSE = (
+    "",
+    ":",
+    "[",
+    "]:1",
+    "%00",
+    "%00:1",
+    "a b",
+    "a b:1",
+    "127.0.0.1:99999",
+    "x" * 300,
+    "x" * 300 + ":1",
+    "\udcff",
+)
 
 
 class PlaceChecks(TransportBase):
@@ -104,8 +118,13 @@ class PlaceChecks(TransportBase):
         async with self.listening() as place:
             second = self.make(place.listener.endpoint)
             await _require_error(StartError, place.listener.endpoint, lambda: second.listen(lambda connection: None))
-            client, server = await place.connect()
-            await self.send(client, server, [b"undisturbed"])
+            client, _ = await place.connect()
+            client.write([b"undisturbed"])
+            await client.happens(lambda: False, _QUIET_SECONDS)
+            require(
+                any(end.arrived == b"undisturbed" for end in place.ends if not end.is_client),
+                "the listener that was there first takes no more connections",
+            )
 
     @check
     async def test_a_closed_listener_is_gone(self) -> None:
@@ -150,10 +169,10 @@ class PlaceChecks(TransportBase):
     async def test_nonsense_is_refused_in_one_line(self) -> None:
         """Whatever stands in an endpoint, what comes of it is an error for people, and never another exception."""
         for address in _NONSENSE:
-            endpoint = self.new_endpoint().with_address(address)
+            scheme = str(self.new_endpoint()).partition(":")[0]
 
-            async def dial(endpoint: Endpoint = endpoint) -> None:
-                transport = self.make(endpoint)
+            async def dial(text: str = f"{scheme}://{address}?framing=raw") -> None:
+                transport = self.make(Endpoint.parse(text))
                 transport.capabilities()
                 (await transport.dial()).abort()
 
@@ -163,39 +182,58 @@ class PlaceChecks(TransportBase):
     async def test_cancelling_dial_leaves_nothing_open(self) -> None:
         """`dial`, cancelled at any await, closes what it has opened."""
         async with self.listening() as place:
-            await self._settled(place.ends)
-            before = _open_descriptors(), len(asyncio.all_tasks())
-            for steps in range(_DIAL_STEPS):
-                dialling = asyncio.ensure_future(self.make(self.dial_endpoint(place.listener.endpoint)).dial())
-                for _ in range(steps):
-                    await asyncio.sleep(0)
-                finished = dialling.done()
-                dialling.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    (await dialling).abort()
-                if finished:
-                    break
-            await self._settled(place.ends)
-            await _until_back_at(before, self.patience_seconds, "after dial() was cancelled")
+            await place.connect()
+            async with self._leaving_nothing(place, "after dial() was cancelled"):
+                for steps in range(_DIAL_STEPS):
+                    dialling = asyncio.ensure_future(self.make(self.dial_endpoint(place.listener.endpoint)).dial())
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
+                    finished = dialling.done()
+                    dialling.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        (await dialling).abort()
+                    if finished:
+                        break
 
     @check
     async def test_nothing_is_left_behind(self) -> None:
-        """When all is closed there are no more open descriptors and tasks than before."""
-        before = _open_descriptors(), len(asyncio.all_tasks())
+        """When a connection is over, by whatever end, there are no more open descriptors and tasks than before."""
         async with self.listening() as place:
-            for method in ("close", "abort"):
-                client, server = await place.connect()
-                await self.send(client, server, [noise(100)])
-                getattr(client, method)()
-                server.close()
-                await self._settled([client, server])
-        await _until_back_at(before, self.patience_seconds, "after everything was closed")
+            await place.connect()
+            async with self._leaving_nothing(place, "after connections were closed"):
+                for method in ("close", "abort"):
+                    client, server = await place.connect()
+                    await self.send(client, server, [noise(100)])
+                    getattr(client, method)()
+            async with self._leaving_nothing(place, "after a listener was closed"), self.listening():
+                pass
 
-    async def _settled(self, ends: list[End]) -> None:
-        """All ends are over; those whose peer is gone find out, or are aborted."""
+    @contextlib.asynccontextmanager
+    async def _leaving_nothing(self, place: Place, when: str) -> AsyncIterator[None]:
+        """Afterwards, descriptors and tasks return to what they were before; the loop may need some turns for that."""
+        await self._settle(place.ends)
+        before = _open_descriptors(), len(asyncio.all_tasks())
+        yield
+        try:
+            async with asyncio.timeout(self.patience_seconds):
+                await self._settle(place.ends)
+                while (_open_descriptors(), len(asyncio.all_tasks())) > before:
+                    await asyncio.sleep(_POLL_SECONDS)
+                    await self._settle(place.ends)
+        except TimeoutError:
+            descriptors, tasks = _open_descriptors() - before[0], len(asyncio.all_tasks()) - before[1]
+            raise CheckFailed(
+                f"{when}, {max(0, descriptors)} descriptors and {max(0, tasks)} tasks stay open"
+            ) from None
+
+    async def _settle(self, ends: list[End]) -> None:
+        """The clients are gone; the servers find out, where they can, and are aborted else."""
+        for end in ends:
+            if end.is_client:
+                end.abort()
         for end in ends:
             if self.capabilities.reliable:
-                await end.until(lambda end=end: end.eof or end.lost, "the end of a connection without a peer")  # type: ignore[misc]
+                await end.until(lambda end=end: end.eof or end.lost, "the end of a connection whose peer is gone")  # type: ignore[misc]
             end.abort()
             await end.until(lambda end=end: end.lost, "connection_lost after abort()")  # type: ignore[misc]
 
@@ -210,7 +248,7 @@ async def _require_error(
 ) -> None:
     """The action must fail with an error of that kind, whose text is fit for people."""
     try:
-        await action()
+        made = await action()
     except KernelError as error:
         text = str(error)
         require(isinstance(error, kind), f"{type(error).__name__} was raised in place of {kind.__name__}: {text}")
@@ -220,19 +258,12 @@ async def _require_error(
     except Exception as error:
         raise CheckFailed(f"{type(error).__name__} was raised in place of {kind.__name__}: {error}") from error
     else:
+        if isinstance(made, Connection):
+            made.abort()
+        if isinstance(made, Listener):
+            await made.close()
         require(endpoint is None, f"no {kind.__name__} was raised")
 
 
 def _open_descriptors() -> int:
     return len(os.listdir("/dev/fd"))
-
-
-async def _until_back_at(before: tuple[int, int], seconds: float, when: str) -> None:
-    """Descriptors and tasks return to what they were; the loop may need some turns for that."""
-    try:
-        async with asyncio.timeout(seconds):
-            while (_open_descriptors(), len(asyncio.all_tasks())) > before:
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        descriptors, tasks = _open_descriptors() - before[0], len(asyncio.all_tasks()) - before[1]
-        raise CheckFailed(f"{when}, {max(0, descriptors)} descriptors and {max(0, tasks)} tasks stay open") from None

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
+from kernel.hangups import hangups
 from kernel.throttle import Throttle
 
 _accept_failed = Throttle(logging.getLogger("kernel.sockets"))
@@ -60,8 +61,8 @@ class SocketConnection(Connection):
     """
 
     __slots__ = (
-        "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_linger", "_local", "_loop", "_paused", "_peer",
-        "_pending", "_pending_bytes", "_principal", "_receiver", "_scratch", "_sock",
+        "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_hangups", "_hung_up", "_linger", "_local", "_loop",
+        "_paused", "_peer", "_pending", "_pending_bytes", "_principal", "_receiver", "_scratch", "_sock",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
@@ -72,6 +73,8 @@ class SocketConnection(Connection):
         self._loop = asyncio.get_running_loop()
         self._fd = sock.fileno()
         self._scratch = receive_buffer(self._loop)
+        self._hangups = hangups(self._loop)
+        self._hung_up = False
         self._receiver: Receiver | None = None
         self._pending: deque[memoryview] | None = None
         self._pending_bytes = 0
@@ -101,6 +104,8 @@ class SocketConnection(Connection):
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._loop.add_reader(self._fd, self._on_readable)
+        if self._hangups is not None:
+            self._hangups.add(self._fd, self._on_hangup)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -125,8 +130,16 @@ class SocketConnection(Connection):
             else:
                 full = nbytes == len(view)
                 receiver.filled(nbytes)
-            if not full or self._paused or self._closing or self._abandoned:
+            if not (full or self._hung_up) or self._paused or self._closing or self._abandoned:
                 return
+        if self._hung_up:
+            self._loop.call_soon(self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """No more comes, and nobody may wake us again: read to the end."""
+        self._hung_up = True
+        if not (self._receiver is None or self._eof or self._paused or self._closing or self._abandoned):
+            self._on_readable()
 
     def _on_eof(self, receiver: Receiver) -> None:
         self._eof = True

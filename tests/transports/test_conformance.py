@@ -32,3 +32,14 @@ class TestUnix(TransportSuite):
 @pytest.mark.skipif("sys.platform != 'linux'")
 class TestUnixAbstract(TransportSuite):
     endpoint = "unix:@{unique}"
+
+
+class TestUdp(TransportSuite):
+    endpoint = "udp://127.0.0.1:0"
+
+
+class TestUdpOverIPv6UnderUvloop(TransportSuite):
+    endpoint = "udp://[::1]:0"
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()

@@ -164,6 +164,7 @@ class PlaceChecks(TransportBase):
                 await self.send(await dialling, server, [b"patience"])
             finally:
                 dialling.cancel()
+                await asyncio.wait([dialling])
 
     @check
     async def test_nonsense_is_refused_in_one_line(self) -> None:

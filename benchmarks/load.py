@@ -71,11 +71,11 @@ def sample(running: Running, load: Load, seconds: float, warmup_seconds: float, 
 
 
 class Held:
-    """Connections that are open and silent, each after one round trip, for as long as the context lasts."""
+    """Connections that are open and silent, for as long as the context lasts."""
 
     def __init__(self, running: Running, connections: int, cpu: int | None) -> None:
         self.command = [
-            *_command(running, Load(16, 1, connections), cpu),
+            *_command(running, Load(16, 0, connections), cpu),
             "--seconds",
             "0",
             "--warmup",

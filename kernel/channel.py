@@ -44,8 +44,8 @@ class Channel:
     """
 
     __slots__ = (
-        "__weakref__", "_couples", "_handler", "_inbox", "_is_open", "_link", "_on_over", "_owed_bytes", "_paused",
-        "_stream", "_waiters", "code", "consumes_below_bytes", "context", "on_messages", "reason",
+        "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_stream",
+        "_waiters", "code", "consumes_below_bytes", "context", "on_messages", "reason",
     )  # fmt: skip
 
     def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
@@ -55,7 +55,6 @@ class Channel:
         self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
         self.on_messages = None if handler is None else handler.on_messages
         self._couples = couples and handler is not None
-        self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._owed_bytes = 0
@@ -207,7 +206,6 @@ class Channel:
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
-        self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._settle()
@@ -233,13 +231,13 @@ class Channel:
             self._link.schedule_flush()
 
     async def wait_opened(self) -> None:
-        """Wait until the peer has accepted the channel, and the handler knows.
+        """Wait until the peer has accepted the channel.
 
         Raises:
             Refused: it turned the channel away.
             ChannelClosed: the connection ended meanwhile.
         """
-        while not self._is_open and self.code is None:
+        while not self._stream.accepted and self.code is None:
             await self._wait()
         if not self._stream.accepted:
             raise self._closed()
@@ -256,7 +254,6 @@ class Channel:
     # --- the link's side -------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        self._is_open = True
         self._wake()
         self._handler.opened(self)
 

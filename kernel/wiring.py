@@ -156,9 +156,11 @@ def _session_maker(
     recv: Any, send: Any, capabilities: Capabilities, limits: Limits, *, client: bool, service: str
 ) -> Callable[[Connection], Session]:
     if recv.channels and capabilities.reliable and capabilities.ordered:
+        from kernel.session.handshake import check_limits
         from kernel.session.stream import StreamSession
 
         own = dataclasses.replace(limits, frame_bytes_max=recv.frame_bytes_max)
+        check_limits(own)
         return lambda connection: StreamSession(client=client, limits=own)
     if recv.channels:
         from kernel.session.datagram import DatagramSession

@@ -136,3 +136,21 @@ def test_what_cannot_be_is_said_in_one_line(endpoint: str, error: type[Exception
 
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "limits", "named"),
+    [
+        ("?frame_bytes_max=100", Limits(), "frame_bytes_max is 100"),
+        ("?frame_bytes_max=1GiB", Limits(), "frame_bytes_max is 1073741824"),
+        ("", Limits(channel_credit_bytes=63), "channel_credit_bytes is 63"),
+        ("", Limits(connection_credit_bytes=1 << 31), "connection_credit_bytes is 2147483648"),
+        ("?framing=raw", Limits(channel_credit_bytes=63), ""),
+    ],
+)
+def test_limits_that_the_protocol_cannot_say_are_refused_at_the_start(options: str, limits: Limits, named: str) -> None:
+    if not named:
+        wire(f"tcp://127.0.0.1:0{options}", Registry(), limits, client=False)
+        return
+    with pytest.raises(OptionError, match=named):
+        wire(f"tcp://127.0.0.1:0{options}", Registry(), limits, client=False)

@@ -36,7 +36,8 @@ class Stream:
         pieces: messages longer than a frame are wanted piece by piece.
         accepted: the side that was asked has said yes.
         local_open, remote_open: our side, the peer's side may still send.
-        outgoing: messages that wait to be sent, in order (and the session's own items); `outgoing_bytes` is their sum.
+        outgoing: messages that wait to be sent, in order (and the session's own items).
+        outgoing_bytes: their sum, with something for each message, so that empty ones are not free.
         held_bytes: cost of what was delivered and not yet `consumed`.
         user: the link's own object.
         state: the session's own object.

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from kernel.errors import Code
+from kernel.errors import Code, OptionError
 from kernel.framing import knl
-from kernel.limits import Limits
+from kernel.limits import MIB, Limits
 from kernel.session import fields
 from kernel.session.base import Fault
 from kernel.session.preface import MAGIC, MAJOR, PREFACE, PREFACE_BYTES, explain
@@ -24,20 +24,34 @@ from kernel.session.preface import MAGIC, MAJOR, PREFACE, PREFACE_BYTES, explain
 SOFTWARE = "transport-kernel"
 NO_MECHANISM = "none"
 
-_FRAME_BYTES_MAX = 1
-_CHANNEL_CREDIT_BYTES = 2
-_CONNECTION_CREDIT_BYTES = 3
-_CHANNELS_MAX = 4
-_CHECKSUMS = 5
-_MECHANISM = 6
-_SOFTWARE = 7
+_KEY_FRAME_BYTES_MAX = 1
+_KEY_CHANNEL_CREDIT_BYTES = 2
+_KEY_CONNECTION_CREDIT_BYTES = 3
+_KEY_CHANNELS_MAX = 4
+_KEY_CHECKSUMS = 5
+_KEY_MECHANISM = 6
+_KEY_SOFTWARE = 7
+_KEY_MESSAGE_BYTES_MAX = 8
+_KEY_ASSEMBLY_BYTES_MAX = 9
 
+CREDIT_BYTES_MAX = 2**31 - 1
 REASON_BYTES_MAX = 512
 ERROR_BYTES_MAX = knl.HEADER_BYTES + 2 + REASON_BYTES_MAX
 _PAYLOAD_BYTES = struct.Struct(">8xI")
 _TRANSCRIPT_LABEL = b"KNL/1 transcript"
-# A window that a long message's first frame does not fit would never open.
-_CREDIT_BYTES_MIN = 64
+# What one side may announce. Control frames must fit a frame, and a ping shall not wait too long behind one; half a
+# window must hold the first frame of a long message.
+_FRAME_BYTES = range(1024, 16 * MIB + 1)
+_CREDIT_BYTES = range(64, CREDIT_BYTES_MAX + 1)
+_NO_LIMIT = 2**63
+_RANGES = {
+    "frame_bytes_max": _FRAME_BYTES,
+    "channel_credit_bytes": _CREDIT_BYTES,
+    "connection_credit_bytes": _CREDIT_BYTES,
+    "channels_max": range(1, 2**31),
+    "message_bytes_max": range(1, _NO_LIMIT),
+    "assembly_bytes_max": range(1, _NO_LIMIT),
+}
 
 
 class Authenticator(Protocol):
@@ -68,17 +82,22 @@ class Hello:
     channel_credit_bytes: int
     connection_credit_bytes: int
     channels_max: int
+    message_bytes_max: int
+    assembly_bytes_max: int
     checksums: bool = False
     mechanism: str = NO_MECHANISM
     software: str = SOFTWARE
 
     @classmethod
     def of(cls, limits: Limits, *, checksums: bool, mechanism: str) -> Hello:
+        check_limits(limits)
         return cls(
             limits.frame_bytes_max,
             limits.channel_credit_bytes,
             limits.connection_credit_bytes,
             limits.channels_max,
+            limits.message_bytes_max,
+            limits.assembly_bytes_max,
             checksums,
             mechanism,
         )
@@ -86,13 +105,15 @@ class Hello:
     def pack(self) -> bytes:
         return fields.pack(
             {
-                _FRAME_BYTES_MAX: self.frame_bytes_max.to_bytes(4, "big"),
-                _CHANNEL_CREDIT_BYTES: self.channel_credit_bytes.to_bytes(4, "big"),
-                _CONNECTION_CREDIT_BYTES: self.connection_credit_bytes.to_bytes(4, "big"),
-                _CHANNELS_MAX: self.channels_max.to_bytes(4, "big"),
-                _CHECKSUMS: bytes([self.checksums]),
-                _MECHANISM: self.mechanism.encode(),
-                _SOFTWARE: self.software.encode(),
+                _KEY_FRAME_BYTES_MAX: self.frame_bytes_max.to_bytes(4, "big"),
+                _KEY_CHANNEL_CREDIT_BYTES: self.channel_credit_bytes.to_bytes(4, "big"),
+                _KEY_CONNECTION_CREDIT_BYTES: self.connection_credit_bytes.to_bytes(4, "big"),
+                _KEY_CHANNELS_MAX: self.channels_max.to_bytes(4, "big"),
+                _KEY_CHECKSUMS: bytes([self.checksums]),
+                _KEY_MECHANISM: self.mechanism.encode(),
+                _KEY_SOFTWARE: self.software.encode(),
+                _KEY_MESSAGE_BYTES_MAX: self.message_bytes_max.to_bytes(8, "big"),
+                _KEY_ASSEMBLY_BYTES_MAX: self.assembly_bytes_max.to_bytes(8, "big"),
             }
         )
 
@@ -100,21 +121,39 @@ class Hello:
     def unpack(cls, payload: bytes) -> Hello:
         try:
             values = fields.unpack(payload)
-            hello = cls(
-                fields.number(values, _FRAME_BYTES_MAX, 0),
-                fields.number(values, _CHANNEL_CREDIT_BYTES, 0),
-                fields.number(values, _CONNECTION_CREDIT_BYTES, 0),
-                fields.number(values, _CHANNELS_MAX, 0),
-                bool(fields.number(values, _CHECKSUMS, 0)),
-                fields.text(values, _MECHANISM, NO_MECHANISM),
-                fields.text(values, _SOFTWARE),
+            return cls(
+                _size(values, _KEY_FRAME_BYTES_MAX, _FRAME_BYTES),
+                _size(values, _KEY_CHANNEL_CREDIT_BYTES, _CREDIT_BYTES),
+                _size(values, _KEY_CONNECTION_CREDIT_BYTES, _CREDIT_BYTES),
+                fields.number(values, _KEY_CHANNELS_MAX, 0),
+                fields.number(values, _KEY_MESSAGE_BYTES_MAX, _NO_LIMIT),
+                fields.number(values, _KEY_ASSEMBLY_BYTES_MAX, _NO_LIMIT),
+                bool(fields.number(values, _KEY_CHECKSUMS, 0)),
+                fields.text(values, _KEY_MECHANISM, NO_MECHANISM),
+                fields.text(values, _KEY_SOFTWARE),
             )
         except fields.FieldsError as error:
             raise Fault(Code.PROTOCOL, f"HELLO cannot be read: {error}") from None
-        sizes = hello.frame_bytes_max, hello.channel_credit_bytes, hello.connection_credit_bytes
-        if min(sizes) < _CREDIT_BYTES_MIN:
-            raise Fault(Code.PROTOCOL, f"HELLO announces sizes below {_CREDIT_BYTES_MIN} bytes: {sizes}")
-        return hello
+
+
+def _size(values: dict[int, bytes], key: int, allowed: range) -> int:
+    """A size that must be there; of a larger one than we use we use as much as we do."""
+    size = fields.number(values, key, 0)
+    if size < allowed.start:
+        raise fields.FieldsError(f"field {key} is {size}, the least is {allowed.start}")
+    return min(size, allowed.stop - 1)
+
+
+def check_limits(limits: Limits) -> None:
+    """Our own limits go into HELLO.
+
+    Raises:
+        OptionError: one of them is out of its range.
+    """
+    for name, allowed in _RANGES.items():
+        value = getattr(limits, name)
+        if value not in allowed:
+            raise OptionError(f"{name} is {value}, it must be from {allowed.start} to {allowed.stop - 1}")
 
 
 class Handshake:

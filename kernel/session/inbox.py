@@ -3,7 +3,8 @@
 Credit that we grant: a window is spent as frames arrive and given back as the service consumes them, in halves of the
 window, so that CREDIT frames stay rare. While a long message is being put together nobody can consume it, so its frames
 are given back at once, as long as the service holds nothing else of that stream (then they wait in `unread_bytes`): the
-service never holds more than a window and one long message.
+service never holds more than a window and one long message of a stream. Of all streams together it holds no more than
+`assembly_bytes_max` of long messages before the connection's credit waits for it, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kernel.errors import Code
 from kernel.framing import knl
 from kernel.framing.interface import Assembler, Engine
 from kernel.limits import Limits
-from kernel.session.base import Closed, Fault, Finished, Messages, Piece, Stream
+from kernel.session.base import Fault, Finished, Messages, Piece, Stream
 from kernel.session.outbox import Outbox
 
 _CREDIT = struct.Struct(">I")
@@ -37,17 +38,22 @@ class ReceiveState:
         credit_bytes: what the peer may still send.
         ungranted_bytes: consumed, and not yet announced to the peer.
         unread_bytes: cost of a long message's frames that wait until the service has consumed what it holds.
+        held_long_bytes: long messages among what the service holds.
         message_bytes: length of the long message that is arriving, else None.
         rest_bytes: what is missing of it.
         assembler: where it is put together; None in pieces mode.
     """
 
-    __slots__ = ("assembler", "credit_bytes", "message_bytes", "rest_bytes", "ungranted_bytes", "unread_bytes")
+    __slots__ = (
+        "assembler", "credit_bytes", "held_long_bytes", "message_bytes", "rest_bytes", "ungranted_bytes",
+        "unread_bytes",
+    )  # fmt: skip
 
     def __init__(self, credit_bytes: int) -> None:
         self.credit_bytes = credit_bytes
         self.ungranted_bytes = 0
         self.unread_bytes = 0
+        self.held_long_bytes = 0
         self.message_bytes: int | None = None
         self.rest_bytes = 0
         self.assembler: Assembler | None = None
@@ -56,7 +62,9 @@ class ReceiveState:
 class Inbox:
     """The receiving half of a session; its events go where the outbox's go, its CREDIT frames into the outbox."""
 
-    __slots__ = ("_assembly_bytes", "_credit_bytes", "_engine", "_limits", "_outbox", "_ungranted_bytes")
+    __slots__ = (
+        "_assembly_bytes", "_credit_bytes", "_engine", "_held_long_bytes", "_limits", "_outbox", "_ungranted_bytes",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, engine: Engine, outbox: Outbox) -> None:
         self._limits = limits
@@ -65,23 +73,32 @@ class Inbox:
         self._credit_bytes = limits.connection_credit_bytes
         self._ungranted_bytes = 0
         self._assembly_bytes = 0
+        self._held_long_bytes = 0
 
     # --- frames in -----------------------------------------------------------------------------------------------
 
-    def receive(self, stream: Stream, flags: int, payloads: list[bytes], payload_bytes: int) -> None:
-        """A run of DATA frames without FIN.
+    def spend(self, stream: Stream, cost: int) -> None:
+        """Frames have come that cost so much of both credits.
 
         Raises:
-            Fault: more than the credit, or frames that make no message.
-            StreamFault: a message that is too long for us.
+            Fault: it is more than there is.
         """
         state: ReceiveState = stream.state.receive
-        cost = self._spend(payloads, payload_bytes)
+        self._spend_connection(cost)
         state.credit_bytes -= cost
         if state.credit_bytes < 0:
             raise Fault(
                 Code.FLOW_CONTROL, f"{-state.credit_bytes} bytes more than the credit of channel {stream.channel}"
             )
+
+    def receive(self, stream: Stream, flags: int, payloads: list[bytes], cost: int) -> None:
+        """A run of DATA frames without FIN, whose cost is spent.
+
+        Raises:
+            Fault: frames that make no message.
+            StreamFault: a message that is too long for us.
+        """
+        state: ReceiveState = stream.state.receive
         if not stream.remote_open:
             raise Fault(Code.PROTOCOL, f"DATA after FIN on channel {stream.channel}")
         if state.message_bytes is None and not flags & (knl.BEGIN | knl.MORE):
@@ -89,28 +106,25 @@ class Inbox:
         else:
             self._receive_long(stream, flags, payloads)
 
-    def finish(self, stream: Stream, payloads: list[bytes], payload_bytes: int) -> None:
-        """FIN."""
+    def finish(self, stream: Stream, payloads: list[bytes]) -> None:
+        """FIN, which costs nothing."""
         state: ReceiveState = stream.state.receive
-        if payload_bytes or len(payloads) > 1:
+        if payloads != [b""]:
             raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} carries data or comes twice")
         if not stream.remote_open or state.message_bytes is not None:
             raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} comes twice, or inside a message")
         stream.remote_open = False
         self._outbox.events.append(Finished(stream))
-        if not stream.local_open:
-            self._outbox.events.append(Closed(stream, Code.OK, ""))
 
-    def discard(self, payloads: list[bytes], payload_bytes: int) -> None:
+    def discard(self, cost: int) -> None:
         """Late DATA for a channel that is gone: it cost the connection's credit, which is given back."""
-        self._grant_connection(self._spend(payloads, payload_bytes))
+        self._spend_connection(cost)
+        self._grant_connection(cost)
 
-    def _spend(self, payloads: list[bytes], payload_bytes: int) -> int:
-        cost = payload_bytes + knl.HEADER_BYTES * len(payloads)
+    def _spend_connection(self, cost: int) -> None:
         self._credit_bytes -= cost
         if self._credit_bytes < 0:
             raise Fault(Code.FLOW_CONTROL, f"{-self._credit_bytes} bytes more than the connection's credit")
-        return cost
 
     def _deliver(self, stream: Stream, messages: list[bytes], cost: int) -> None:
         stream.held_bytes += cost
@@ -187,6 +201,8 @@ class Inbox:
         if message is not None:
             state.assembler = None
             self._assembly_bytes -= message_bytes
+            self._held_long_bytes += message_bytes
+            state.held_long_bytes += message_bytes
             self._deliver(stream, [message], cost)
         elif stream.held_bytes:
             state.unread_bytes += cost
@@ -199,9 +215,11 @@ class Inbox:
         """The service is done with so much."""
         state: ReceiveState = stream.state.receive
         stream.held_bytes -= nbytes
-        if not stream.held_bytes and state.unread_bytes:
+        if not stream.held_bytes:
             nbytes += state.unread_bytes
             state.unread_bytes = 0
+            self._held_long_bytes -= state.held_long_bytes
+            state.held_long_bytes = 0
         self._grant(stream, nbytes)
 
     def forget(self, stream: Stream) -> None:
@@ -210,6 +228,7 @@ class Inbox:
         if state.assembler is not None and state.message_bytes is not None:
             self._assembly_bytes -= state.message_bytes
         state.message_bytes = state.assembler = None
+        self._held_long_bytes -= state.held_long_bytes
         self._grant_connection(stream.held_bytes + state.unread_bytes)
 
     def _grant(self, stream: Stream, nbytes: int) -> None:
@@ -223,7 +242,9 @@ class Inbox:
 
     def _grant_connection(self, nbytes: int) -> None:
         self._ungranted_bytes += nbytes
-        if self._ungranted_bytes * 2 >= self._limits.connection_credit_bytes:
+        if self._ungranted_bytes * 2 < self._limits.connection_credit_bytes:
+            return
+        if self._held_long_bytes <= self._limits.assembly_bytes_max:
             self._outbox.control(knl.CREDIT, 0, _CREDIT.pack(self._ungranted_bytes))
             self._credit_bytes += self._ungranted_bytes
             self._ungranted_bytes = 0

@@ -4,9 +4,13 @@ Messages are queued as they are; frames are made only when the link asks (`take`
 A run of messages that fit is packed by the engine in one call. A message longer than a frame is cut into frames whose
 payloads are views of it: it is never copied here.
 
-Credit (docs/protocol.md): a DATA frame costs its payload and its header, so that empty messages are not free. A stream
-with something to send is in `_ready`, or waits for credit: its own (nowhere, `credit` puts it back) or the connection's
-(`_starved`). FIN is free, there is one a stream.
+Credit (docs/protocol.md): a DATA frame costs its payload and its header, so that empty messages are not free; a message
+counts as much in `Stream.outgoing_bytes`. A stream with something to send is in `_ready`, or waits for credit: its own
+(nowhere, `credit` puts it back) or the connection's (`_starved`). FIN is free, there is one a stream.
+
+A long message is unfinished at the receiver for as long as it is being sent, and the receiver has a limit for all of
+them together: one that does not fit waits (`_crowded`) until others are through. Those that are longer than the
+receiver puts together do not count: only a service that takes pieces wants them.
 """
 
 from __future__ import annotations
@@ -14,20 +18,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kernel.api import Buffer
 from kernel.errors import Code, UsageError
 from kernel.framing import knl
 from kernel.framing.interface import Engine
-from kernel.session.base import Closed, Event, Stream, Writable
+from kernel.session.base import Event, Stream, Writable
+from kernel.session.handshake import Hello
 
 # From this size on a payload goes by reference behind its header; below, a copy is cheaper than one more buffer.
 _REFERENCE_BYTES_MIN = 8192
 # Streams that compete take turns of about this size.
 _TURN_BYTES = 64 * 1024
 _LENGTH_BYTES = 8
-RESET_OK = Code.OK.to_bytes(2, "big")
-_CONTROL_BYTES_MAX = 16 * 1024
+_RESET_OK = Code.OK.to_bytes(2, "big")
+# Every receiver takes frames of this size, whatever it announces.
+CONTROL_BYTES_MAX = 1024
 
 
 @dataclass(slots=True)
@@ -42,28 +49,37 @@ class _Part:
 class SendState:
     """What the outbox keeps for a stream.
 
-    Invariant: `cut` comes before everything in `stream.outgoing`; `plain` says that outgoing holds nothing but
-    messages that fit a frame.
+    Invariants: `cut` comes before everything in `stream.outgoing`; `plain` says that outgoing holds nothing but
+    messages that fit a frame; `queued` says that the stream is in one of the outbox's queues; `long_bytes` is what the
+    message that is being sent counts among the unfinished ones.
     """
 
-    __slots__ = ("credit_bytes", "cut", "fin_due", "piece_rest_bytes", "plain", "queued", "release_due")
+    __slots__ = ("credit_bytes", "cut", "fin_due", "long_bytes", "piece_rest_bytes", "plain", "queued", "release_due")
 
     def __init__(self, credit_bytes: int) -> None:
         self.credit_bytes = credit_bytes
         self.cut: _Part | None = None
         self.fin_due = False
         self.release_due = False
+        self.long_bytes = 0
         self.piece_rest_bytes: int | None = None
         self.plain = True
         self.queued = False
 
 
 class Outbox:
-    """The sending half of a session. `events` is the session's list: what sending brings about.
-    `has_more`: the last `take` left something that could be sent. `control_bytes`: control frames that wait."""
+    """The sending half of a session.
+
+    Attributes:
+        events: the session's list of what sending brings about.
+        over: streams both of whose directions ended by what `take` gave out; the session empties it.
+        has_more: the last `take` left something that could be sent.
+        control_bytes: control frames that wait.
+    """
 
     def __init__(self, engine: Engine, events: list[Event]) -> None:
         self.events = events
+        self.over: list[Stream] = []
         self.has_more = False
         self._engine = engine
         self._flags = 0
@@ -71,23 +87,30 @@ class Outbox:
         self.control_bytes = 0
         self._ready: deque[Stream] = deque()
         self._starved: deque[Stream] = deque()
+        self._crowded: deque[Stream] = deque()
         self._credit_bytes = 0
         self._frame_bytes_max = 0
+        self._message_bytes_max = 0
+        self._assembly_bytes_max = 0
+        self._long_bytes = 0
+        self._ended = False
 
-    def configure(self, frame_bytes_max: int, credit_bytes: int, *, checksums: bool) -> None:
-        """What the peer's HELLO allows."""
+    def configure(self, peer: Hello, frame_bytes_max: int, *, checksums: bool) -> None:
+        """What the peer takes; `frame_bytes_max` is what both sides allow."""
         self._frame_bytes_max = frame_bytes_max
-        self._credit_bytes = credit_bytes
+        self._credit_bytes = peer.connection_credit_bytes
+        self._message_bytes_max = peer.message_bytes_max
+        self._assembly_bytes_max = peer.assembly_bytes_max
         self._flags = knl.CHECKSUM if checksums else 0
 
     # --- queueing ----------------------------------------------------------------------------------------------
 
-    def control(self, frame_type: int, channel: int, payload: bytes, flags: int = 0) -> bytes:
+    def control(self, frame_type: int, channel: int, payload: bytes) -> None:
         """Queue a control frame; it goes before all DATA that was not taken yet."""
-        frame = self._engine.encode_knl(frame_type, flags | knl.CHECKSUM, channel, [payload], _CONTROL_BYTES_MAX)
-        self._control.append(frame)
-        self.control_bytes += len(frame)
-        return frame
+        if not self._ended:
+            frame = self._engine.encode_knl(frame_type, knl.CHECKSUM, channel, [payload], CONTROL_BYTES_MAX)
+            self._control.append(frame)
+            self.control_bytes += len(frame)
 
     def raw(self, data: bytes) -> None:
         """Queue bytes that are no frame: the preface."""
@@ -96,7 +119,7 @@ class Outbox:
     def message(self, stream: Stream, message: Buffer) -> None:
         size = len(message)
         stream.outgoing.append(message)
-        stream.outgoing_bytes += size
+        stream.outgoing_bytes += knl.HEADER_BYTES + size
         if size > self._frame_bytes_max:
             stream.state.send.plain = False
         self._wake(stream)
@@ -104,7 +127,7 @@ class Outbox:
     def messages(self, stream: Stream, messages: list[bytes]) -> None:
         stream.outgoing.extend(messages)
         total_bytes, longest_bytes = self._engine.measure(messages)
-        stream.outgoing_bytes += total_bytes
+        stream.outgoing_bytes += total_bytes + knl.HEADER_BYTES * len(messages)
         if longest_bytes > self._frame_bytes_max:
             stream.state.send.plain = False
         self._wake(stream)
@@ -129,7 +152,7 @@ class Outbox:
         state.piece_rest_bytes = None if last else rest
         state.plain = False
         stream.outgoing.append(_Part(memoryview(piece).cast("B"), message_bytes if begin else None, not last))
-        stream.outgoing_bytes += len(piece)
+        stream.outgoing_bytes += knl.HEADER_BYTES + len(piece)
         self._wake(stream)
 
     def finish(self, stream: Stream, *, release: bool = False) -> None:
@@ -139,22 +162,27 @@ class Outbox:
         self._wake(stream)
 
     def drop(self, stream: Stream) -> None:
-        """Forget what the stream has queued."""
+        """Forget the stream, with what it has queued."""
+        state: SendState = stream.state.send
         stream.outgoing.clear()
         stream.outgoing_bytes = 0
-        stream.state.send.cut = None
-        stream.state.send.fin_due = False
+        stream.wants_writable = False
+        state.cut = None
+        state.fin_due = False
+        if state.queued:
+            state.queued = False
+            next(queue for queue in (self._ready, self._starved, self._crowded) if stream in queue).remove(stream)
+        self._end_long(state)
 
-    def drop_all(self) -> None:
-        """The session is ending: only control frames still matter."""
-        self._ready.clear()
-        self._starved.clear()
+    def end(self) -> None:
+        """The session is over: the control frames that are queued are the last."""
+        self._ended = True
 
     def credit(self, stream: Stream | None, nbytes: int) -> int:
         """The peer can take more: on the stream, or on the connection (None). Returns the new credit."""
         if stream is None:
             self._credit_bytes += nbytes
-            self._ready.extend(self._starved)
+            self._ready.extendleft(reversed(self._starved))  # they have waited longest
             self._starved.clear()
             return self._credit_bytes
         state: SendState = stream.state.send
@@ -187,7 +215,7 @@ class Outbox:
     def _take_turn(self, stream: Stream, bytes_max: int, buffers: list[Buffer]) -> int:
         state: SendState = stream.state.send
         credit = min(state.credit_bytes, self._credit_bytes)
-        cost = stream.outgoing_bytes + knl.HEADER_BYTES * len(stream.outgoing)
+        cost = stream.outgoing_bytes
         if state.plain and cost <= credit and cost <= bytes_max:
             if cost:
                 buffers.append(self._pack(stream, stream.outgoing))
@@ -208,7 +236,7 @@ class Outbox:
         spent = 0
         small: list[Buffer] = []
         while (stream.outgoing or stream.state.send.cut) and spent < bytes_max:
-            if self._next_cost(stream) > credit - spent:
+            if self._next_cost(stream) > credit - spent or self._is_crowded(stream):
                 break
             part = self._next_part(stream)
             if part is not None:
@@ -216,8 +244,9 @@ class Outbox:
                 spent += self._cut_frame(stream, part, credit - spent, buffers)
                 continue
             message = stream.outgoing.popleft()
-            stream.outgoing_bytes -= len(message)
-            spent += knl.HEADER_BYTES + len(message)
+            cost = knl.HEADER_BYTES + len(message)
+            stream.outgoing_bytes -= cost
+            spent += cost
             if len(message) < _REFERENCE_BYTES_MIN:
                 small.append(message)
             else:
@@ -237,8 +266,36 @@ class Outbox:
                 state.cut = _Part(memoryview(head).cast("B"), len(head), more=False)
             else:
                 return None
+            nbytes = self._counted_bytes(head)
+            state.long_bytes += nbytes
+            self._long_bytes += nbytes
             stream.outgoing.popleft()
+            stream.outgoing_bytes -= knl.HEADER_BYTES
         return state.cut
+
+    def _is_crowded(self, stream: Stream) -> bool:
+        """The message to begin next does not fit beside those that are unfinished."""
+        if not self._long_bytes or stream.state.send.cut is not None:
+            return False
+        nbytes = self._counted_bytes(stream.outgoing[0])
+        return nbytes > 0 and nbytes > self._assembly_bytes_max - self._long_bytes
+
+    def _counted_bytes(self, head: Any) -> int:
+        """What a message that begins counts among the unfinished ones."""
+        nbytes: int
+        if isinstance(head, _Part):
+            nbytes = head.begin_bytes or 0
+        else:
+            nbytes = len(head) if len(head) > self._frame_bytes_max else 0
+        return nbytes if nbytes <= self._message_bytes_max else 0
+
+    def _end_long(self, state: SendState) -> None:
+        """A long message is through, or given up: there is room for others."""
+        if state.long_bytes:
+            self._long_bytes -= state.long_bytes
+            state.long_bytes = 0
+            self._ready.extend(self._crowded)
+            self._crowded.clear()
 
     def _next_cost(self, stream: Stream) -> int:
         """The least credit with which the stream can send its next frame."""
@@ -263,6 +320,8 @@ class Outbox:
             flags |= knl.MORE
         if not part.view:
             stream.state.send.cut = None
+            if not part.more:
+                self._end_long(stream.state.send)
         if prefix:
             buffers.append(
                 self._engine.encode_knl(knl.DATA, flags, stream.channel, [prefix + payload], self._frame_bytes_max)
@@ -286,7 +345,10 @@ class Outbox:
         if state.credit_bytes < cost:
             return
         state.queued = True
-        (self._ready if self._credit_bytes >= cost else self._starved).append(stream)
+        if self._credit_bytes < cost:
+            self._starved.append(stream)
+        else:
+            (self._crowded if self._is_crowded(stream) else self._ready).append(stream)
 
     def _emptied(self, stream: Stream, buffers: list[Buffer]) -> None:
         """Nothing is left: tell whoever waits for that, and finish if that was asked for."""
@@ -301,7 +363,7 @@ class Outbox:
             buffers.append(self._engine.encode_knl(knl.DATA, knl.FIN, stream.channel, [b""], 0))
             stream.local_open = False
             if stream.remote_open and state.release_due:
-                buffers.append(self._engine.encode_knl(knl.RESET, knl.CHECKSUM, stream.channel, [RESET_OK], 2))
+                buffers.append(self._engine.encode_knl(knl.RESET, knl.CHECKSUM, stream.channel, [_RESET_OK], 2))
                 stream.remote_open = False
             if not stream.remote_open:
-                self.events.append(Closed(stream, Code.OK, ""))
+                self.over.append(stream)

@@ -18,21 +18,26 @@ def explain(first: bytes) -> str:
     """Say in a few words what the first bytes of a stream look like, and what to do about it.
 
     Args:
-        first: up to 8 bytes that do not start with `MAGIC`.
+        first: bytes that do not start with `MAGIC`, of which 8 are looked at.
     """
+    first = first[:PREFACE_BYTES]
     if first.startswith(_HTTP):
-        return "this looks like HTTP: this port speaks KNL/1, not HTTP"
+        return "the peer's first bytes look like HTTP, this side speaks KNL/1"
     if first.startswith(b"SSH-"):
-        return "this looks like an SSH banner: this port speaks KNL/1, not SSH"
+        return "the peer's first bytes look like an SSH banner, this side speaks KNL/1"
     if first[:2] == b"\x16\x03":
-        return "this looks like a TLS client hello: this port speaks KNL/1 without TLS"
+        return "the peer's first bytes look like a TLS client hello, this side speaks KNL/1 without TLS"
     if first[:2] == b"\x15\x03":
-        return "this looks like a TLS alert: the other side speaks TLS"
-    if first[:8].isascii() and first[:8].decode().replace("\r\n", "").replace("\n", "").isprintable():
-        return "this looks like text: for plain text clients listen with ?framing=raw or ?framing=line"
+        return "the peer's first bytes look like a TLS alert, this side speaks KNL/1 without TLS"
+    if first.isascii() and first.decode().replace("\r\n", "").replace("\n", "").isprintable():
+        return "the peer's first bytes look like text: use ?framing=raw or ?framing=line for it"
     if len(first) >= 4 and first[:2] == b"\x00\x00":
-        return f"this looks like a 4-byte big-endian length ({int.from_bytes(first[:4], 'big')}): use ?framing=length"
+        length = int.from_bytes(first[:4], "big")
+        return f"the peer's first bytes look like a 4-byte big-endian length ({length}): use ?framing=length"
     if len(first) >= 4 and first[2:4] == b"\x00\x00":
         length = int.from_bytes(first[:4], "little")
-        return f"this looks like a 4-byte little-endian length ({length}): use ?framing=length&endian=little"
-    return f"these first bytes are not KNL/1: {first.hex(' ')}"
+        return (
+            f"the peer's first bytes look like a 4-byte little-endian length ({length}): "
+            "use ?framing=length&endian=little"
+        )
+    return f"the peer's first bytes are not KNL/1: {first.hex(' ')}"

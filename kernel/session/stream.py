@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 
 from kernel.api import Buffer
-from kernel.errors import ChannelClosed, Code, UsageError
+from kernel.errors import ChannelClosed, Code, Refused, UsageError
 from kernel.framing import Knl, engine, knl
 from kernel.framing.errors import DecodeError, ErrorCode
 from kernel.framing.interface import Run
@@ -33,21 +33,27 @@ from kernel.session.base import (
     Session,
     Stream,
 )
-from kernel.session.handshake import NO_MECHANISM, REASON_BYTES_MAX, Authenticator, Handshake, Hello
+from kernel.session.handshake import (
+    CREDIT_BYTES_MAX,
+    NO_MECHANISM,
+    REASON_BYTES_MAX,
+    Authenticator,
+    Handshake,
+    Hello,
+)
 from kernel.session.inbox import Inbox, ReceiveState, StreamFault
-from kernel.session.outbox import Outbox, SendState
+from kernel.session.outbox import CONTROL_BYTES_MAX, Outbox, SendState
 from kernel.session.preface import PREFACE
 
 SERVICE_BYTES_MAX = 255
 PING_BYTES_MAX = 64
-CREDIT_BYTES_MAX = 2**31 - 1
 CHANNEL_MAX = 2**32 - 1
 
 _OPEN_SERVICE = 1
 _CODE = struct.Struct(">H")
 _CREDIT = struct.Struct(">I")
 _GOAWAY = struct.Struct(">HI")
-# A CREDIT of at least this much answers as much data of ours; smaller ones count as control frames.
+# A CREDIT of at least this much, or of half a window, answers as much data of ours: it counts as no control frame.
 _FREE_CREDIT_BYTES = 4 * 1024
 
 _FRAMING_CODES = {
@@ -58,13 +64,17 @@ _FRAMING_CODES = {
 
 
 class _State:
-    """What a stream's two halves keep; both know only their own."""
+    """What a stream's two halves keep; both know only their own.
 
-    __slots__ = ("receive", "send")
+    `early`: runs of DATA that came before the service has said how it wants them: flags, payloads, cost.
+    """
+
+    __slots__ = ("early", "receive", "send")
 
     def __init__(self, receive_credit_bytes: int, send_credit_bytes: int) -> None:
         self.receive = ReceiveState(receive_credit_bytes)
         self.send = SendState(send_credit_bytes)
+        self.early: list[tuple[int, list[bytes], int]] = []
 
 
 class StreamSession(Session):
@@ -79,9 +89,9 @@ class StreamSession(Session):
     """
 
     __slots__ = (
-        "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_going_away", "_handshake", "_heard",
-        "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last", "_peer_going_away", "_pinged",
-        "_started_at", "_streams", "_ticked_at",
+        "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_free_credit_bytes", "_going_away",
+        "_handshake", "_heard", "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last",
+        "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +129,7 @@ class StreamSession(Session):
         self._started_at: float | None = None
         self._ticked_at = 0.0
         self._control_tokens = float(limits.control_frames_per_second_max)
+        self._free_credit_bytes = _FREE_CREDIT_BYTES
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -127,13 +138,6 @@ class StreamSession(Session):
         self._outbox.raw(PREFACE)
         self._outbox.control(knl.HELLO, 0, self._handshake.hello.pack())
         return []
-
-    def take_events(self) -> list[Event]:
-        taken = super().take_events()
-        for event in taken:
-            if type(event) is Closed:
-                self._forget(event.stream)
-        return taken
 
     @property
     def streams(self) -> list[Stream]:
@@ -190,9 +194,9 @@ class StreamSession(Session):
     def _end(self, code: Code, reason: str, *, by_peer: bool) -> None:
         self._ended = True
         self._handshake = None
-        self._outbox.drop_all()
-        code_of_streams = Code.LOST if code is Code.OK else code
-        self.events += [Closed(stream, code_of_streams, reason) for stream in self._streams.values()]
+        self._outbox.end()
+        for stream in self.streams:
+            self._over(stream, Code.LOST if code is Code.OK else code, reason)
         self.events.append(Ended(code, reason, by_peer))
 
     # --- bytes in ------------------------------------------------------------------------------------------------
@@ -242,17 +246,31 @@ class StreamSession(Session):
     def _on_data(self, flags: int, channel: int, payloads: list[bytes], payload_bytes: int) -> None:
         if self._handshake is not None:
             raise Fault(Code.PROTOCOL, "DATA before the handshake has ended")
+        cost = 0 if flags & knl.FIN else payload_bytes + knl.HEADER_BYTES * len(payloads)
         stream = self._streams.get(channel)
         if stream is None:
             self._check_late(channel)
-            self._inbox.discard(payloads, payload_bytes)
-        elif flags & knl.FIN:
-            self._inbox.finish(stream, payloads, payload_bytes)
+            self._inbox.discard(cost)
+            return
+        self._inbox.spend(stream, cost)
+        if stream.accepted:
+            self._deliver(stream, flags, payloads, cost)
+        elif self._is_peers(channel):
+            stream.held_bytes += cost
+            stream.state.early.append((flags, payloads, cost))
         else:
-            try:
-                self._inbox.receive(stream, flags, payloads, payload_bytes)
-            except StreamFault as fault:
-                self.reset(stream, fault.code, fault.reason)
+            raise Fault(Code.PROTOCOL, f"DATA on channel {channel} before ACCEPT")
+
+    def _deliver(self, stream: Stream, flags: int, payloads: list[bytes], cost: int) -> None:
+        if flags & knl.FIN:
+            self._inbox.finish(stream, payloads)
+            if not stream.local_open:
+                self._over(stream, Code.OK, "")
+            return
+        try:
+            self._inbox.receive(stream, flags, payloads, cost)
+        except StreamFault as fault:
+            self.reset(stream, fault.code, fault.reason)
 
     def consumed(self, stream: Stream, nbytes: int) -> None:
         if stream.channel in self._streams:
@@ -261,20 +279,28 @@ class StreamSession(Session):
     # --- control frames ------------------------------------------------------------------------------------------
 
     def _on_control(self, frame_type: int, flags: int, channel: int, payloads: list[bytes]) -> None:
+        self._control_tokens -= len(payloads)
         handler = _HANDLERS.get(frame_type)
-        if handler is None and not flags & knl.IGNORABLE:
-            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type}, which this version does not know")
-        if self._handshake is not None and frame_type not in _HANDSHAKE_TYPES:
-            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type} before the handshake has ended")
-        for payload in payloads:
-            self._control_tokens -= 1
-            if handler is not None:
+        if handler is not None:
+            self._check_place(frame_type, channel)
+            for payload in payloads:
+                if len(payload) > CONTROL_BYTES_MAX:
+                    raise Fault(Code.PROTOCOL, f"a frame of type {frame_type} with {len(payload)} bytes")
                 handler(self, channel, payload)
-            if self._ended:
-                return
+                if self._ended:
+                    return
+        elif not flags & knl.IGNORABLE:
+            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type}, which this version does not know")
         if self._control_tokens < 0:
             limit = self.limits.control_frames_per_second_max
             raise Fault(Code.RATE_LIMITED, f"more than {limit} control frames a second (control_frames_per_second_max)")
+
+    def _check_place(self, frame_type: int, channel: int) -> None:
+        """Some frames belong to the connection, and only some may come before READY."""
+        if channel and frame_type in _CONNECTION_TYPES:
+            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type} on channel {channel}: it has no channel")
+        if self._handshake is not None and frame_type not in _HANDSHAKE_TYPES:
+            raise Fault(Code.PROTOCOL, f"a frame of type {frame_type} before the handshake has ended")
 
     def _check_control_backlog(self) -> None:
         """Answers are still here that the last read brought about: a peer that does not read them gets no more."""
@@ -284,14 +310,14 @@ class StreamSession(Session):
                 Code.SLOW_READER, f"more than {limit} bytes of answers wait to be read (control_buffer_bytes_max)"
             )
 
-    def _on_hello(self, channel: int, payload: bytes) -> None:
-        if self._handshake is None or channel:
-            raise Fault(Code.PROTOCOL, "HELLO after the handshake, or on a channel")
+    def _on_hello(self, _channel: int, payload: bytes) -> None:
+        if self._handshake is None:
+            raise Fault(Code.PROTOCOL, "HELLO after the handshake")
         self._continue_handshake(self._handshake, self._handshake.received_hello(payload))
 
-    def _on_auth(self, channel: int, payload: bytes) -> None:
-        if self._handshake is None or channel:
-            raise Fault(Code.PROTOCOL, "AUTH after the handshake, or on a channel")
+    def _on_auth(self, _channel: int, payload: bytes) -> None:
+        if self._handshake is None:
+            raise Fault(Code.PROTOCOL, "AUTH after the handshake")
         self._continue_handshake(self._handshake, self._handshake.received_auth(payload))
 
     def _continue_handshake(self, handshake: Handshake, auth_payload: bytes | None) -> None:
@@ -302,9 +328,12 @@ class StreamSession(Session):
         self._handshake = None
         self._peer = peer = handshake.peer
         assert peer is not None
+        # Credit comes back in halves of a window: a frame that needs more than a half could wait for ever.
+        half_window_bytes = min(peer.channel_credit_bytes, peer.connection_credit_bytes) // 2
+        self._free_credit_bytes = min(_FREE_CREDIT_BYTES, half_window_bytes)
         self._outbox.configure(
-            min(peer.frame_bytes_max, peer.channel_credit_bytes - 32, peer.connection_credit_bytes - 32),
-            peer.connection_credit_bytes,
+            peer,
+            min(peer.frame_bytes_max, self.limits.frame_bytes_max, half_window_bytes - knl.HEADER_BYTES),
             checksums=peer.checksums or handshake.hello.checksums,
         )
         self.events.append(Ready({"software": peer.software, "mechanism": peer.mechanism}))
@@ -320,11 +349,13 @@ class StreamSession(Session):
         if not self._is_peers(channel) or channel <= self._peer_channel_last:
             raise Fault(Code.PROTOCOL, f"OPEN of channel {channel}, which is not the peer's next")
         try:
-            values = fields.unpack(payload)
+            name = fields.unpack(payload).get(_OPEN_SERVICE, b"")
         except fields.FieldsError as error:
             raise Fault(Code.PROTOCOL, f"OPEN cannot be read: {error}") from None
+        if len(name) > SERVICE_BYTES_MAX:
+            raise Fault(Code.PROTOCOL, f"OPEN names a service by {len(name)} bytes, the limit is {SERVICE_BYTES_MAX}")
         self._peer_channel_last = channel
-        stream = self._add_stream(channel, fields.text(values, _OPEN_SERVICE))
+        stream = self._add_stream(channel, fields.printable(name))
         if self._going_away:
             self.refuse(stream, Code.SHUTTING_DOWN, "the server is shutting down")
         elif len(self._streams) > self.limits.channels_max:
@@ -349,24 +380,25 @@ class StreamSession(Session):
         if stream is None:
             self._check_late(channel)
         else:
-            self.events.append(Closed(stream, code, reason))
-            self._remove(stream)
+            self._over(stream, code, reason)
 
     def _on_credit(self, channel: int, payload: bytes) -> None:
         if len(payload) != _CREDIT.size:
             raise Fault(Code.PROTOCOL, f"CREDIT of {len(payload)} bytes")
         nbytes: int = _CREDIT.unpack(payload)[0]
-        if nbytes >= _FREE_CREDIT_BYTES:
+        if nbytes >= self._free_credit_bytes:
             self._control_tokens += 1
         stream = self._streams.get(channel) if channel else None
         if channel and stream is None:
             self._check_late(channel)
+        elif stream is not None and not stream.accepted and not self._is_peers(channel):
+            raise Fault(Code.PROTOCOL, f"CREDIT on channel {channel} before ACCEPT")
         elif not nbytes or self._outbox.credit(stream, nbytes) > CREDIT_BYTES_MAX:
             raise Fault(Code.FLOW_CONTROL, f"CREDIT of {nbytes} bytes on channel {channel}, nothing or too much")
 
-    def _on_ping(self, channel: int, payload: bytes) -> None:
-        if channel or len(payload) > PING_BYTES_MAX:
-            raise Fault(Code.PROTOCOL, f"PING on a channel, or of more than {PING_BYTES_MAX} bytes")
+    def _on_ping(self, _channel: int, payload: bytes) -> None:
+        if len(payload) > PING_BYTES_MAX:
+            raise Fault(Code.PROTOCOL, f"PING of {len(payload)} bytes, the limit is {PING_BYTES_MAX}")
         self._outbox.control(knl.PONG, 0, payload)
 
     def _on_pong(self, _channel: int, payload: bytes) -> None:
@@ -381,8 +413,7 @@ class StreamSession(Session):
         self.events.append(GoingAway(_code(code), reason))
         for stream in self.streams:
             if stream.channel > last and not self._is_peers(stream.channel):
-                self.events.append(Closed(stream, Code.SHUTTING_DOWN, reason))
-                self._remove(stream)
+                self._over(stream, Code.SHUTTING_DOWN, reason)
 
     def _on_error(self, _channel: int, payload: bytes) -> None:
         code, reason = _read_code(payload)
@@ -403,17 +434,19 @@ class StreamSession(Session):
     # --- from our side ---------------------------------------------------------------------------------------------
 
     def open(self, service: str, *, pieces: bool = False) -> Stream:
-        if self._ended or self._going_away or self._peer_going_away:
-            raise ChannelClosed(Code.SHUTTING_DOWN, "the connection takes no new channels")
+        if self._ended:
+            raise ChannelClosed(Code.LOST, "the connection is over: dial again")
+        if self._going_away or self._peer_going_away:
+            raise Refused(Code.SHUTTING_DOWN, "the connection takes no new channels: dial again")
         if self._handshake is not None or self._peer is None:
             raise UsageError("open a channel after the handshake: wait for Ready")
-        name = service.encode()
+        name = service.encode("utf-8", "backslashreplace")
         if len(name) > SERVICE_BYTES_MAX:
             raise UsageError(f"a service's name of {len(name)} bytes, the limit is {SERVICE_BYTES_MAX}")
         if len(self._streams) >= self._peer.channels_max:
-            raise ChannelClosed(Code.TOO_MANY_CHANNELS, f"the peer allows {self._peer.channels_max} channels")
+            raise Refused(Code.TOO_MANY_CHANNELS, f"the peer allows {self._peer.channels_max} channels at a time")
         if self._next_channel > CHANNEL_MAX:
-            raise ChannelClosed(Code.SHUTTING_DOWN, "all channel numbers of this connection are used: dial again")
+            raise Refused(Code.SHUTTING_DOWN, "all channel numbers of this connection are used: dial again")
         stream = self._add_stream(self._next_channel, service)
         stream.pieces = pieces
         self._next_channel += 2
@@ -421,9 +454,23 @@ class StreamSession(Session):
         return stream
 
     def accept(self, stream: Stream, *, pieces: bool = False) -> None:
+        if stream.channel not in self._streams:
+            return
         stream.accepted = True
         stream.pieces = pieces
         self._outbox.control(knl.ACCEPT, stream.channel, b"")
+        early, stream.state.early = stream.state.early, []
+        try:
+            self._deliver_early(stream, early)
+        except Fault as fault:
+            self._fail(fault)
+
+    def _deliver_early(self, stream: Stream, early: list[tuple[int, list[bytes], int]]) -> None:
+        for flags, payloads, cost in early:
+            if stream.channel not in self._streams:
+                return  # what is left was given back with the stream
+            stream.held_bytes -= cost
+            self._deliver(stream, flags, payloads, cost)
 
     def refuse(self, stream: Stream, code: Code, reason: str) -> None:
         self.reset(stream, code, reason)
@@ -449,7 +496,9 @@ class StreamSession(Session):
     def release(self, stream: Stream) -> None:
         if stream.channel not in self._streams:
             return
-        if stream.local_open:
+        if stream.state.send.piece_rest_bytes is not None:
+            self.reset(stream, Code.CANCELLED, "the last message was not sent to its end")
+        elif stream.local_open:
             self._outbox.finish(stream, release=True)
         else:
             self.reset(stream, Code.OK, "")
@@ -458,8 +507,7 @@ class StreamSession(Session):
         if stream.channel not in self._streams:
             return
         self._outbox.control(knl.RESET, stream.channel, _CODE.pack(code) + _reason(reason))
-        self.events.append(Closed(stream, code, reason))
-        self._remove(stream)
+        self._over(stream, code, reason)
 
     def ping(self, payload: bytes) -> None:
         if len(payload) > PING_BYTES_MAX:
@@ -472,8 +520,11 @@ class StreamSession(Session):
             self._outbox.control(knl.GOAWAY, 0, _GOAWAY.pack(code, self._peer_channel_last) + _reason(reason))
 
     def data_to_send(self, bytes_max: int) -> list[Buffer]:
-        buffers = self._outbox.take(bytes_max)
-        self.has_more = self._outbox.has_more
+        outbox = self._outbox
+        buffers = outbox.take(bytes_max)
+        self.has_more = outbox.has_more
+        while outbox.over:
+            self._over(outbox.over.pop(0), Code.OK, "")
         return buffers
 
     def _check_sendable(self, stream: Stream, *, inside_message: bool = False) -> None:
@@ -489,15 +540,13 @@ class StreamSession(Session):
         stream.state = _State(self.limits.channel_credit_bytes, self._peer.channel_credit_bytes)
         return stream
 
-    def _remove(self, stream: Stream) -> None:
+    def _over(self, stream: Stream, code: Code, reason: str) -> None:
         """The stream is over: its number is never used again, and what it held of the connection is given back."""
+        del self._streams[stream.channel]
         stream.local_open = stream.remote_open = False
         self._outbox.drop(stream)
-        self._forget(stream)
-
-    def _forget(self, stream: Stream) -> None:
-        if self._streams.pop(stream.channel, None) is not None and not self._ended:
-            self._inbox.forget(stream)
+        self._inbox.forget(stream)
+        self.events.append(Closed(stream, code, reason))
 
 
 def farewell(code: Code, reason: str) -> bytes:
@@ -519,7 +568,8 @@ _HANDLERS: dict[int, Callable[[StreamSession, int, bytes], None]] = {
     knl.ERROR: StreamSession._on_error,
     knl.INFO: StreamSession._on_info,
 }
-_HANDSHAKE_TYPES = {knl.HELLO, knl.AUTH, knl.ERROR, knl.GOAWAY}
+_CONNECTION_TYPES = {knl.HELLO, knl.AUTH, knl.PING, knl.PONG, knl.GOAWAY, knl.ERROR}
+_HANDSHAKE_TYPES = {knl.HELLO, knl.AUTH, knl.GOAWAY, knl.ERROR, knl.INFO}
 
 
 def _framing_fault(error: DecodeError) -> Fault:
@@ -527,7 +577,8 @@ def _framing_fault(error: DecodeError) -> Fault:
 
 
 def _reason(text: str) -> bytes:
-    return text.encode()[:REASON_BYTES_MAX]
+    """Text for the wire, cut between two characters."""
+    return text.encode("utf-8", "backslashreplace")[:REASON_BYTES_MAX].decode("utf-8", "ignore").encode()
 
 
 def _read_code(payload: bytes) -> tuple[Code, str]:

@@ -13,6 +13,7 @@ _NAMES = {
         "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Layer Listener Needs "
         "NoOptions Peer Principal Receiver Service ServiceContext Transport"
     ),
+    "kernel.blocking": "BlockingChannel",
     "kernel.channel": "Channel",
     "kernel.client": "Client connect dial",
     "kernel.commands": "Loop byte_count duration run",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         ServiceContext as ServiceContext,
         Transport as Transport,
     )
+    from kernel.blocking import BlockingChannel as BlockingChannel
     from kernel.channel import Channel as Channel
     from kernel.client import Client as Client, connect as connect, dial as dial
     from kernel.commands import Loop as Loop, byte_count as byte_count, duration as duration, run as run

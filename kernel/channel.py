@@ -87,6 +87,11 @@ class Channel:
         return self._link.message_bytes_max
 
     @property
+    def error(self) -> ChannelClosed | None:
+        """What sending raises now that the channel is over; None while it lives."""
+        return None if self.code is None else self._closed()
+
+    @property
     def buffered_bytes(self) -> int:
         """What was sent here and has not left yet."""
         return self._stream.outgoing_bytes

@@ -7,7 +7,8 @@ static int bridge_exec(PyObject *module)
     state->errors = PyImport_ImportModule("kernel.framing.errors");
     if (state->errors == NULL)
         return -1;
-    if (bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 || bridge_add_messages(module) < 0)
+    if (bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 || bridge_add_messages(module) < 0 ||
+        bridge_add_lanes(module) < 0)
         return -1;
     return 0;
 }
@@ -20,6 +21,7 @@ static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->landing_type);
     Py_VISIT(state->assembler_type);
     Py_VISIT(state->reassembly_type);
+    Py_VISIT(state->lane_type);
     Py_VISIT(state->layout);
     return 0;
 }
@@ -32,6 +34,7 @@ static int bridge_clear(PyObject *module)
     Py_CLEAR(state->landing_type);
     Py_CLEAR(state->assembler_type);
     Py_CLEAR(state->reassembly_type);
+    Py_CLEAR(state->lane_type);
     Py_CLEAR(state->layout);
     return 0;
 }

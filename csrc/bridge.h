@@ -18,6 +18,7 @@ typedef struct bridge_state {
     PyTypeObject *landing_type;
     PyTypeObject *assembler_type;
     PyTypeObject *reassembly_type;
+    PyTypeObject *lane_type;
     PyObject *layout; /* the Length that was used last to encode, and what it says: */
     kf_length compiled;
     uint64_t body_min; /* the bodies that it can carry: body_min bytes, */
@@ -53,9 +54,21 @@ PyObject *bridge_error(bridge_state *state, const kf_fault *fault, const kf_leng
  * tuple or NULL. Returns NULL. */
 PyObject *bridge_raise(bridge_state *state, const char *name, PyObject *arguments);
 
+/* All messages, a list or tuple of bytes objects, each with the header that a kernel.framing.Length asks for, in one new
+ * bytes object. */
+PyObject *bridge_encode_length(bridge_state *state, PyObject *layout, PyObject *messages);
+
+/* What Decoder.wanted, filled and feed do, for whoever receives in C. `room`: where the next bytes of a large frame
+ * belong, good until Python code runs; NULL: receive anywhere, and feed. The frames are a new list. */
+uint8_t *bridge_decoder_room(PyObject *decoder, size_t *size);
+PyObject *bridge_decoder_filled(PyObject *decoder, size_t nbytes);
+PyObject *bridge_decoder_feed(PyObject *decoder, const uint8_t *data, size_t size);
+bool bridge_decoder_failed(PyObject *decoder);
+
 /* The rooms of the bridge, each adding its types or functions to the module. */
 int bridge_add_decoders(PyObject *module);
 int bridge_add_encoders(PyObject *module);
 int bridge_add_messages(PyObject *module);
+int bridge_add_lanes(PyObject *module);
 
 #endif

@@ -8,6 +8,7 @@
  * While Python code may run (an allocation can collect garbage, wording an error calls it), `is_busy` is set: nobody
  * can come in again. An exception in the middle of a chunk leaves it set, for the chunk's rest is lost.
  */
+#include <assert.h>
 #include <string.h>
 
 #include "bridge.h"
@@ -339,24 +340,62 @@ static PyObject *leave(decoder *self, harvest *found, int result)
     return NULL;
 }
 
+PyObject *bridge_decoder_feed(PyObject *object, const uint8_t *data, size_t size)
+{
+    decoder *self = (decoder *)object;
+    harvest found;
+
+    if (!enter(self, &found))
+        return NULL;
+    release_view(self);
+    return leave(self, &found, take_chunk(self, data, size, &found));
+}
+
+/* The rest of a large frame; its size is 0 where there is none. */
+static size_t room_bytes(const decoder *self)
+{
+    bool is_large = !self->is_busy && self->message != NULL && self->arrived >= strip_of(self) &&
+                    self->frame_bytes - self->arrived >= self->direct_bytes_min;
+    return is_large ? (size_t)(self->frame_bytes - self->arrived) : 0;
+}
+
+uint8_t *bridge_decoder_room(PyObject *object, size_t *size)
+{
+    decoder *self = (decoder *)object;
+
+    *size = room_bytes(self);
+    return *size == 0 ? NULL : (uint8_t *)PyBytes_AsString(self->message) + (self->arrived - strip_of(self));
+}
+
+PyObject *bridge_decoder_filled(PyObject *object, size_t nbytes)
+{
+    decoder *self = (decoder *)object;
+    harvest found;
+
+    if (!enter(self, &found))
+        return NULL;
+    assert(nbytes <= self->frame_bytes - self->arrived);
+    release_view(self);
+    self->arrived += nbytes;
+    return leave(self, &found, settle(self, &found));
+}
+
+bool bridge_decoder_failed(PyObject *object)
+{
+    return ((decoder *)object)->error != NULL;
+}
+
 PyDoc_STRVAR(feed_doc, "feed($self, data, /)\n--\n\nTake what was received; return the frames it completes.");
 
 static PyObject *decoder_feed(PyObject *object, PyObject *data)
 {
-    decoder *self = (decoder *)object;
     bridge_bytes bytes;
-    harvest found;
 
     if (bridge_hold(&bytes, data) < 0)
         return NULL;
-    if (!enter(self, &found)) {
-        bridge_drop(&bytes);
-        return NULL;
-    }
-    release_view(self);
-    int result = take_chunk(self, bytes.data, bytes.size, &found);
+    PyObject *frames = bridge_decoder_feed(object, bytes.data, bytes.size);
     bridge_drop(&bytes);
-    return leave(self, &found, result);
+    return frames;
 }
 
 PyDoc_STRVAR(filled_doc,
@@ -365,18 +404,13 @@ PyDoc_STRVAR(filled_doc,
 static PyObject *decoder_filled(PyObject *object, PyObject *argument)
 {
     decoder *self = (decoder *)object;
-    harvest found;
 
     Py_ssize_t nbytes = PyLong_AsSsize_t(argument);
     if (nbytes == -1 && PyErr_Occurred())
         return NULL;
     if (self->error == NULL && (self->view == NULL || nbytes < 0 || (size_t)nbytes > self->view_bytes))
         return PyErr_Format(PyExc_ValueError, "filled(%zd) without a view of that size from wanted()", nbytes);
-    if (!enter(self, &found))
-        return NULL;
-    release_view(self);
-    self->arrived += (uint64_t)nbytes;
-    return leave(self, &found, settle(self, &found));
+    return bridge_decoder_filled(object, (size_t)nbytes);
 }
 
 PyDoc_STRVAR(wanted_doc, "wanted($self, /)\n--\n\nThe buffer of the large frame that is being received, or None.");
@@ -386,13 +420,12 @@ static PyObject *decoder_wanted(PyObject *object, PyObject *ignored)
     decoder *self = (decoder *)object;
     (void)ignored;
 
-    uint64_t strip = strip_of(self);
-    if (self->is_busy || self->message == NULL || self->arrived < strip ||
-        self->frame_bytes - self->arrived < self->direct_bytes_min)
+    size_t size = room_bytes(self);
+    if (size == 0)
         Py_RETURN_NONE;
     release_view(self);
-    self->view_bytes = (size_t)(self->frame_bytes - self->arrived);
-    self->view = landing_view(self->state, self->message, (size_t)(self->arrived - strip), self->view_bytes);
+    self->view_bytes = size;
+    self->view = landing_view(self->state, self->message, (size_t)(self->arrived - strip_of(self)), size);
     return Py_XNewRef(self->view);
 }
 

@@ -20,6 +20,7 @@ from kernel.api import Buffer, ChannelHandler, Peer
 from kernel.errors import ChannelClosed, Code, PeerError, Refused, UsageError
 
 if TYPE_CHECKING:
+    from kernel.lane import LaneKeeper
     from kernel.link import Link
     from kernel.session.base import Stream
 
@@ -39,18 +40,19 @@ class Channel:
         context: for the handler's own use.
         code, reason: why the channel ended; None and "" while it lives.
         on_messages: for the link: the handler's method; None where messages go to the inbox.
+        stream, lane: for the link: the session's side, and the short way where there is one.
         consumes_below_bytes: for the link: while no more than this waits to be sent, what the handler was given counts
             as consumed.
     """
 
     __slots__ = (
-        "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_stream",
-        "_waiters", "code", "consumes_below_bytes", "context", "on_messages", "reason",
+        "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_waiters",
+        "code", "consumes_below_bytes", "context", "lane", "on_messages", "reason", "stream",
     )  # fmt: skip
 
     def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
         self._link = link
-        self._stream = stream
+        self.stream = stream
         self._inbox = None if handler is not None else Inbox(stream.pieces)
         self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
         self.on_messages = None if handler is None else handler.on_messages
@@ -58,6 +60,7 @@ class Channel:
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._owed_bytes = 0
+        self.lane: LaneKeeper | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._on_over: Callable[[], None] | None = None
         self.context: Any = None
@@ -71,11 +74,11 @@ class Channel:
     @property
     def id(self) -> int:
         """The channel's number within its connection; 0 where a connection has one channel only."""
-        return self._stream.channel
+        return self.stream.channel
 
     @property
     def service(self) -> str:
-        return self._stream.service
+        return self.stream.service
 
     @property
     def peer(self) -> Peer:
@@ -94,12 +97,12 @@ class Channel:
     @property
     def buffered_bytes(self) -> int:
         """What was sent here and has not left yet."""
-        return self._stream.outgoing_bytes
+        return self.stream.outgoing_bytes
 
     @property
     def full(self) -> bool:
         """More waits to be sent than is good: a handler waits for `on_writable`, a coroutine for `drain`."""
-        return self._stream.outgoing_bytes > HIGH_WATER_BYTES
+        return self.stream.outgoing_bytes > HIGH_WATER_BYTES
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -109,13 +112,18 @@ class Channel:
         Raises:
             ChannelClosed: the channel is over, or this side has finished.
         """
+        lane = self.lane
+        if lane is not None:
+            if lane.lane.take(message):
+                return
+            lane.leave()
         link = self._link
         if self.code is not None:
             raise self._closed()
-        link.session.send(self._stream, message if type(message) is bytes else bytes(message))
+        link.session.send(self.stream, message if type(message) is bytes else bytes(message))
         if not link.corked:
             link.schedule_flush()
-        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+        if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._above_high_water(len(message))
 
     def send_many(self, messages: list[bytes]) -> None:
@@ -124,13 +132,18 @@ class Channel:
         Raises:
             ChannelClosed: the channel is over, or this side has finished.
         """
+        lane = self.lane
+        if lane is not None:
+            if lane.lane.take_many(messages):
+                return
+            lane.leave()
         link = self._link
         if self.code is not None:
             raise self._closed()
-        link.session.send_many(self._stream, messages)
+        link.session.send_many(self.stream, messages)
         if not link.corked:
             link.schedule_flush()
-        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+        if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._above_high_water(sum(map(len, messages)))
 
     def send_piece(self, piece: Buffer, message_bytes: int, last: bool) -> None:
@@ -140,12 +153,13 @@ class Channel:
             ChannelClosed: the channel is over, or this side has finished.
             UsageError: the pieces do not add up.
         """
+        self._leave_lane()
         link = self._link
         if self.code is not None:
             raise self._closed()
-        link.session.send_piece(self._stream, bytes(piece), message_bytes, last)
+        link.session.send_piece(self.stream, bytes(piece), message_bytes, last)
         link.schedule_flush()
-        if self._stream.outgoing_bytes > HIGH_WATER_BYTES:
+        if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._above_high_water(len(piece))
 
     async def drain(self) -> None:
@@ -161,7 +175,7 @@ class Channel:
 
     def _above_high_water(self, added_bytes: int) -> None:
         """Ask to be told when all has left. The last message alone may be larger than the limit of what may wait."""
-        self._stream.wants_writable = True
+        self.stream.wants_writable = True
         self._link.check_backlog(added_bytes)
 
     # --- receiving -----------------------------------------------------------------------------------------------
@@ -206,6 +220,7 @@ class Channel:
 
     def pause_reading(self) -> None:
         """Hold the peer back: what comes from now on counts as unread. What is on its way is still delivered."""
+        self._leave_lane()
         self._paused = True
         self.consumes_below_bytes = _NEVER
 
@@ -220,19 +235,22 @@ class Channel:
     def finish(self) -> None:
         """Half-close: after what is queued, tell the peer that no more comes. Receiving goes on."""
         if self.code is None:
-            self._link.session.finish(self._stream)
+            self._leave_lane()
+            self._link.session.finish(self.stream)
             self._link.schedule_flush()
 
     def close(self) -> None:
         """Finish, and stop receiving: the channel is over as soon as what is queued has been sent."""
         if self.code is None:
-            self._link.session.release(self._stream)
+            self._leave_lane()
+            self._link.session.release(self.stream)
             self._link.schedule_flush()
 
     def reset(self, code: Code, reason: str = "") -> None:
         """End both directions now, and tell the peer why; what is queued is dropped."""
         if self.code is None:
-            self._link.session.reset(self._stream, code, reason)
+            self._leave_lane()
+            self._link.session.reset(self.stream, code, reason)
             self._link.schedule_flush()
 
     async def wait_opened(self) -> None:
@@ -242,9 +260,9 @@ class Channel:
             Refused: it turned the channel away.
             ChannelClosed: the connection ended meanwhile.
         """
-        while not self._stream.accepted and self.code is None:
+        while not self.stream.accepted and self.code is None:
             await self._wait()
-        if not self._stream.accepted:
+        if not self.stream.accepted:
             raise self._closed()
 
     async def wait_closed(self) -> None:
@@ -272,15 +290,15 @@ class Channel:
             self._inbox.put([(piece, message_bytes, last)], cost_bytes)
             return
         self._handler.on_piece(self, piece, message_bytes, last)
-        if self._stream.outgoing_bytes > self.consumes_below_bytes:
+        if self.stream.outgoing_bytes > self.consumes_below_bytes:
             self.owe(cost_bytes)
         elif self.code is None:
-            self._link.session.consumed(self._stream, cost_bytes)
+            self._link.session.consumed(self.stream, cost_bytes)
 
     def owe(self, cost_bytes: int) -> None:
         """The handler was given so much, and the peer is to be held back until there is room again."""
         self._owed_bytes += cost_bytes
-        self._stream.wants_writable = True
+        self.stream.wants_writable = True
 
     def peer_finished(self) -> None:
         self._handler.on_finish(self)
@@ -298,6 +316,15 @@ class Channel:
             if self._on_over is not None:
                 self._on_over()
 
+    def _leave_lane(self) -> None:
+        if self.lane is not None:
+            self.lane.leave()
+
+    @property
+    def is_paused(self) -> bool:
+        """Between `pause_reading` and `resume_reading`."""
+        return self._paused
+
     def _settle(self) -> None:
         """Give back what is owed, unless the service still wants the peer held back."""
         if not self._owed_bytes or self._paused or self.code is not None:
@@ -308,7 +335,7 @@ class Channel:
         self._consume(owed)
 
     def _consume(self, nbytes: int) -> None:
-        self._link.consumed(self._stream, nbytes)
+        self._link.consumed(self.stream, nbytes)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -325,7 +352,7 @@ class Channel:
 
     def _closed(self) -> ChannelClosed:
         code = self.code or Code.CANCELLED
-        if not self._stream.accepted and code is not Code.LOST:
+        if not self.stream.accepted and code is not Code.LOST:
             return Refused(code, self.reason)
         return (PeerError if code in _PEER_FAULTS else ChannelClosed)(code, self.reason)
 

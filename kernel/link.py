@@ -19,6 +19,7 @@ from typing import Protocol
 from kernel.api import Buffer, ChannelHandler, Connection, Peer
 from kernel.channel import Channel
 from kernel.errors import ChannelClosed, Code
+from kernel.lane import LaneKeeper, lay_lane
 from kernel.session.base import (
     Closed,
     Ended,
@@ -35,6 +36,7 @@ from kernel.session.base import (
     Stream,
     Writable,
 )
+from kernel.session.plain import PlainSession
 
 log = logging.getLogger("kernel.link")
 
@@ -68,8 +70,8 @@ class Link:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_loop", "_owner",
-        "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished", "code", "corked",
+        "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_lane", "_loop",
+        "_owner", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished", "code", "corked",
         "message_bytes_max", "peer", "session", "wanted",
     )  # fmt: skip
 
@@ -92,6 +94,7 @@ class Link:
         self._pings: dict[bytes, asyncio.Future[float]] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at: float | None = None
+        self._lane: LaneKeeper | None = None
 
     def start(self) -> None:
         """Begin to read, and say hello."""
@@ -134,6 +137,7 @@ class Link:
             reason = "the connection was lost" if error is None else f"the connection was lost: {_words(error)}"
             self.session.close(Code.LOST, reason)
             self._dispatch(self.session.take_events())
+        self._lane = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -147,6 +151,8 @@ class Link:
 
     def tick(self, now: float) -> None:
         """Time has passed; called by the owner about every `TICK_SECONDS`."""
+        if self._lane is not None:
+            self._lane.tick()
         self._handle(self.session.tick, now)
         self.check_backlog()
 
@@ -245,6 +251,8 @@ class Link:
             connection.finish_writing()
         if session.timed and session.deadline != self._deadline_at:
             self._set_deadline()
+        if self._lane is not None:
+            self._lane.settle()
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -286,22 +294,48 @@ class Link:
                 self._on_failure(event, error)
 
     def _on_failure(self, event: Event, error: Exception) -> None:
-        """A handler that raises loses its own channel, and nothing else."""
         stream: Stream | None = getattr(event, "stream", None)
-        channel: Channel | None = stream.user if stream is not None else None
-        if channel is None:
-            log.exception("handling %s of %s failed", type(event).__name__, self.peer.address)
-            self.abort()
-        elif isinstance(error, ChannelClosed):
-            channel.reset(Code.CANCELLED, str(error))
+        if stream is not None and stream.user is not None:
+            self.channel_failed(stream.user, error)
         else:
-            log.exception("the service '%s' failed; its channel with %s is reset", channel.service, self.peer.address)
-            channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
+            log.error("handling %s of %s failed", type(event).__name__, self.peer.address, exc_info=error)
+            self.abort()
+
+    def channel_failed(self, channel: Channel, error: Exception) -> None:
+        """A handler that raises loses its own channel, and nothing else."""
+        if isinstance(error, ChannelClosed):
+            channel.reset(Code.CANCELLED, str(error))
+            return
+        log.error(
+            "the service '%s' failed; its channel with %s is reset",
+            channel.service,
+            self.peer.address,
+            exc_info=error,
+        )
+        channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
+
+    def decoded(self, messages: list[bytes], nbytes: int) -> None:
+        """A lane has fed the session's decoder, and goes no further."""
+        assert isinstance(self.session, PlainSession)
+        self._handle(self.session.decoded, messages, nbytes)
+
+    def delivered(self, channel: Channel, nbytes: int) -> None:
+        """A lane has handed messages to the channel's handler, which then wanted more than the lane can do."""
+        assert isinstance(self.session, PlainSession)
+        self.session.hold(nbytes)
+        if channel.stream.outgoing_bytes > channel.consumes_below_bytes:
+            channel.owe(nbytes)
+        else:
+            self.session.consumed(channel.stream, nbytes)
+        self.flush()
+        if not self.session.wants_data:
+            self._pause_reading()
 
     def _attach(self, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> Channel:
         channel = stream.user = Channel(self, stream, handler, couples=couples)
         if couples:
             channel.opened()
+            self._lane = channel.lane = lay_lane(self, self._connection, self.session, channel)
         return channel
 
     def _on_ready(self, event: Ready) -> None:

@@ -60,7 +60,7 @@ class SocketConnection(Connection):
 
     __slots__ = (
         "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_linger", "_local", "_loop", "_paused", "_peer",
-        "_pending", "_pending_bytes", "_principal", "_receiver", "_scratch", "_sock",
+        "_pending", "_pending_bytes", "_principal", "_reader", "_receiver", "_sock", "scratch",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
@@ -70,7 +70,8 @@ class SocketConnection(Connection):
         self._principal = principal
         self._loop = asyncio.get_running_loop()
         self._fd = sock.fileno()
-        self._scratch = receive_buffer(self._loop)
+        self.scratch = receive_buffer(self._loop)
+        self._reader: Callable[[], object] = self.read
         self._receiver: Receiver | None = None
         self._pending: deque[memoryview] | None = None
         self._pending_bytes = 0
@@ -99,17 +100,28 @@ class SocketConnection(Connection):
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._loop.add_reader(self._fd, self._on_readable)
+        self._loop.add_reader(self._fd, self._reader)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def _on_readable(self) -> None:
+    def fileno(self) -> int:
+        """The socket's descriptor, for who receives in C."""
+        return self._fd
+
+    def divert(self, reader: Callable[[], object]) -> None:
+        """From now on somebody else reads from the socket, and calls `read` or `read_ended` where that is our part."""
+        self._reader = reader
+        if not self._paused and not self._eof and not self._closing:
+            self._loop.add_reader(self._fd, reader)
+
+    def read(self) -> None:
+        """Read what is there, and hand it to the receiver."""
         receiver = self._receiver
         assert receiver is not None
         for _ in range(_READS_PER_TURN):
             view = receiver.wanted()
             try:
-                nbytes = self._sock.recv_into(self._scratch if view is None else view)
+                nbytes = self._sock.recv_into(self.scratch if view is None else view)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -119,13 +131,20 @@ class SocketConnection(Connection):
                 self._on_eof(receiver)
                 return
             if view is None:
-                receiver.data_received(self._scratch[:nbytes])
+                receiver.data_received(self.scratch[:nbytes])
                 full = nbytes == RECEIVE_BYTES
             else:
                 full = nbytes == len(view)
                 receiver.filled(nbytes)
             if not full or self._paused or self._closing or self._abandoned:
                 return
+
+    def read_ended(self, error: OSError | None) -> None:
+        """Whoever reads in our place has met the end of the stream, or an error."""
+        if error is not None:
+            self._lose(error)
+        elif self._receiver is not None:
+            self._on_eof(self._receiver)
 
     def _on_eof(self, receiver: Receiver) -> None:
         self._eof = True
@@ -135,7 +154,7 @@ class SocketConnection(Connection):
     def _discard(self) -> None:
         """Reading on after our last byte: what comes is of no interest, its end is."""
         try:
-            if self._sock.recv_into(self._scratch):
+            if self._sock.recv_into(self.scratch):
                 return
         except (BlockingIOError, InterruptedError):
             return
@@ -151,7 +170,7 @@ class SocketConnection(Connection):
     def resume_reading(self) -> None:
         if self._paused and not self._closing and not self._abandoned:
             self._paused = False
-            self._loop.add_reader(self._fd, self._on_readable)
+            self._loop.add_reader(self._fd, self._reader)
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -171,6 +190,13 @@ class SocketConnection(Connection):
             return
         if not single or sent < len(buffers[0]):
             self._keep(buffers, sent)
+
+    def write_rest(self, buffers: Sequence[Buffer], sent: int) -> None:
+        """As `write`, where somebody else has sent the first `sent` bytes already."""
+        if sent:
+            self._keep(buffers, sent)
+        else:
+            self.write(buffers)
 
     def _keep(self, buffers: Sequence[Buffer], sent: int) -> None:
         """Queue what could not be sent: everything behind the first `sent` bytes."""

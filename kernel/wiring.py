@@ -166,12 +166,18 @@ def _session_maker(
         from kernel.session.datagram import DatagramSession
 
         return lambda connection: DatagramSession(client=client, limits=limits, **datagram_options(connection))
+    from kernel.framing.layout import Length
     from kernel.session.plain import PlainSession
 
     if capabilities.preserves_messages:
         return lambda connection: PlainSession(client=client, decoder=None, encode=list, limits=limits, service=service)
     return lambda connection: PlainSession(
-        client=client, decoder=recv.decoder(), encode=send.encoder(), limits=limits, service=service
+        client=client,
+        decoder=recv.decoder(),
+        encode=send.encoder(),
+        limits=limits,
+        service=service,
+        layout=recv if recv == send and isinstance(recv, Length) else None,
     )
 
 

@@ -39,6 +39,7 @@ ENGINE = Engine(
     knl_header=_bridge.knl_header,
     encode_knl=_bridge.encode_knl,
     measure=_bridge.measure,
+    lane=_bridge.lane,
     crc32=_bridge.crc32,
     assembler=_bridge.assembler,
     parse_packet=_bridge.parse_packet,

@@ -13,6 +13,7 @@ from kernel.errors import ChannelClosed, Code, UsageError
 from kernel.framing import engine
 from kernel.framing.errors import DecodeError, EncodeError, ErrorCode
 from kernel.framing.interface import Decoder
+from kernel.framing.layout import Length
 from kernel.limits import Limits
 from kernel.session.base import (
     Closed,
@@ -42,20 +43,29 @@ class PlainSession(Session):
         decoder: cuts what arrives into messages; None where the transport preserves messages.
         encode: makes the buffers to write from queued messages.
         service: at the server, the service that the listener is bound to.
+        layout: the length layout, where it is the same both ways.
     """
 
     __slots__ = (
-        "_client", "_decoder", "_encode", "_ended", "_finishing", "_measure", "_moved", "_pieces", "_quiet_seconds_max",
-        "_quiet_since", "_releasing", "_service", "_stream",
+        "_client", "_ended", "_finishing", "_measure", "_moved", "_pieces", "_quiet_seconds_max",
+        "_quiet_since", "_releasing", "_service", "_stream", "decoder", "encode", "layout",
     )  # fmt: skip
 
     def __init__(
-        self, *, client: bool, decoder: Decoder[bytes] | None, encode: Encode, limits: Limits, service: str = ""
+        self,
+        *,
+        client: bool,
+        decoder: Decoder[bytes] | None,
+        encode: Encode,
+        limits: Limits,
+        service: str = "",
+        layout: Length | None = None,
     ) -> None:
         super().__init__(limits, None if decoder is None else decoder.wanted)
         self._client = client
-        self._decoder = decoder
-        self._encode = encode
+        self.decoder = decoder
+        self.encode = encode
+        self.layout = layout
         self._measure = engine().measure
         self._service = service
         self._stream: Stream | None = None
@@ -66,6 +76,32 @@ class PlainSession(Session):
         self._moved = False
         self._quiet_since: float | None = None
         self._quiet_seconds_max = limits.first_byte_seconds_max
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is queued, held, ending or to be told: a message could as well pass without the session's knowing."""
+        stream = self._stream
+        return (
+            stream is not None
+            and stream.local_open
+            and stream.remote_open
+            and not (self._ended or self._finishing or self.events or stream.outgoing or stream.held_bytes)
+        )
+
+    def touch(self) -> None:
+        """Something has moved, without the session's knowing."""
+        self._moved = True
+
+    def decoded(self, messages: list[bytes], nbytes: int) -> list[Event]:
+        """Somebody else has fed our decoder `nbytes`, and these messages came out."""
+        assert self.decoder is not None
+        return self._take(self.decoder, messages, nbytes)
+
+    def hold(self, nbytes: int) -> None:
+        """The service was given messages of so many bytes, without the session's knowing."""
+        assert self._stream is not None
+        self._stream.held_bytes += nbytes
+        self.wants_data = self._stream.held_bytes < self.limits.channel_credit_bytes
 
     def started(self) -> list[Event]:
         self.events.append(Ready({}))
@@ -91,13 +127,13 @@ class PlainSession(Session):
     # --- from the peer -------------------------------------------------------------------------------------------
 
     def filled(self, nbytes: int) -> list[Event]:
-        assert self._decoder is not None
-        return self._take(self._decoder, self._decoder.filled(nbytes), nbytes)
+        assert self.decoder is not None
+        return self._take(self.decoder, self.decoder.filled(nbytes), nbytes)
 
     def received(self, data: Buffer) -> list[Event]:
-        if self._ended or self._decoder is None:
+        if self._ended or self.decoder is None:
             return []
-        return self._take(self._decoder, self._decoder.feed(data), len(data))
+        return self._take(self.decoder, self.decoder.feed(data), len(data))
 
     def messages(self, packets: list[bytes]) -> list[Event]:
         self._moved = True
@@ -110,10 +146,10 @@ class PlainSession(Session):
             self._ended = True
             self.events.append(Ended(Code.OK, "", by_peer=True))
             return self.take_events()
-        if self._decoder is not None:
-            self._deliver(self._decoder.finish(), 0)
-            if self._decoder.error is not None:
-                return self._corrupt(self._decoder.error)
+        if self.decoder is not None:
+            self._deliver(self.decoder.finish(), 0)
+            if self.decoder.error is not None:
+                return self._corrupt(self.decoder.error)
         self._stream.remote_open = False
         self.events.append(Finished(self._stream))
         self._end_if_over()
@@ -248,7 +284,7 @@ class PlainSession(Session):
             else:
                 messages = self._take_some(stream, bytes_max)
             try:
-                buffers = self._encode(messages)
+                buffers = self.encode(messages)
             except EncodeError as error:
                 self._end(Code.INTERNAL, str(error), by_peer=False)
                 return []

@@ -11,7 +11,8 @@ exactly one channel (`plain`), or the datagram protocol (`datagram`). The link d
 
 Invariants: events come in the order of their causes; `received` never raises for what a peer sent (a broken peer gives
 `Ended`, and what is still to be sent says why); after `Ended` every input is ignored; calls of our own side that cannot
-be (sending on a finished stream) raise `ChannelClosed` or `UsageError` and change nothing.
+be (sending after our own finish) raise `ChannelClosed` or `UsageError` and change nothing. What is sent on a stream
+that is over, but whose `Closed` is still to be seen, goes nowhere.
 """
 
 from __future__ import annotations

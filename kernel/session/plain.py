@@ -218,13 +218,15 @@ class PlainSession(Session):
 
     def send(self, stream: Stream, message: Buffer) -> None:
         if self._finishing or not stream.local_open:
-            raise _finished()
+            self._check_unfinished()
+            return
         stream.outgoing.append(message)
         stream.outgoing_bytes += len(message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
         if self._finishing or not stream.local_open:
-            raise _finished()
+            self._check_unfinished()
+            return
         stream.outgoing.extend(messages)
         stream.outgoing_bytes += self._measure(messages)[0]
 
@@ -311,6 +313,6 @@ class PlainSession(Session):
             self.write_finished = True
             self._end_if_over()
 
-
-def _finished() -> ChannelClosed:
-    return ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
+    def _check_unfinished(self) -> None:
+        if self._finishing and not self._ended:
+            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel")

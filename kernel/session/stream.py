@@ -476,22 +476,20 @@ class StreamSession(Session):
         self.reset(stream, code, reason)
 
     def send(self, stream: Stream, message: Buffer) -> None:
-        self._check_sendable(stream)
-        self._outbox.message(stream, message)
+        if self._is_sendable(stream):
+            self._outbox.message(stream, message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
-        self._check_sendable(stream)
-        self._outbox.messages(stream, messages)
+        if self._is_sendable(stream):
+            self._outbox.messages(stream, messages)
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
-        self._check_sendable(stream, inside_message=True)
-        self._outbox.piece(stream, piece, message_bytes, last)
+        if self._is_sendable(stream, inside_message=True):
+            self._outbox.piece(stream, piece, message_bytes, last)
 
     def finish(self, stream: Stream) -> None:
-        if stream.state.send.fin_due or not stream.local_open or stream.channel not in self._streams:
-            return
-        self._check_sendable(stream)
-        self._outbox.finish(stream)
+        if stream.local_open and not stream.state.send.fin_due and self._is_sendable(stream):
+            self._outbox.finish(stream)
 
     def release(self, stream: Stream) -> None:
         if stream.channel not in self._streams:
@@ -527,12 +525,16 @@ class StreamSession(Session):
             self._over(outbox.over.pop(0), Code.OK, "")
         return buffers
 
-    def _check_sendable(self, stream: Stream, *, inside_message: bool = False) -> None:
+    def _is_sendable(self, stream: Stream, *, inside_message: bool = False) -> bool:
+        """False: the stream is over, and whoever sends has not seen that yet."""
         send: SendState = stream.state.send
-        if self._ended or not stream.local_open or send.fin_due or stream.channel not in self._streams:
-            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel, or it is over")
+        if self._ended or stream.channel not in self._streams:
+            return False
+        if not stream.local_open or send.fin_due:
+            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel")
         if not inside_message and send.piece_rest_bytes is not None:
             raise UsageError(f"a message is being sent in pieces: {send.piece_rest_bytes} bytes of it are missing")
+        return True
 
     def _add_stream(self, channel: int, service: str) -> Stream:
         assert self._peer is not None

@@ -303,9 +303,8 @@ def test_reset_drops_what_was_queued_and_tells_why(engine_name):
     assert closed is not None
     assert (closed.code, closed.reason) == (Code.INTERNAL, "so it is")
     assert theirs not in pair.server.received
+    pair.client.session.send(ours, b"after its end, which nobody has seen yet")
     assert ours.outgoing_bytes == 0
-    with pytest.raises(ChannelClosed):
-        pair.client.session.send(ours, b"x")
 
 
 def test_a_stream_that_is_over_bears_every_call(engine_name):
@@ -564,8 +563,7 @@ def test_after_the_end_everything_is_ignored(engine_name):
     lone.feed(frame(knl.PING))
     lone.handle(session.tick(1e9))
     lone.handle(session.received_eof())
-    with pytest.raises(ChannelClosed):
-        session.send(stream, b"x")
+    session.send(stream, b"x")
     assert lone.frames() == []
 
 

@@ -37,9 +37,9 @@ class SendWindow:
         """What may still be sent. A packet may leave when this is positive, and overshoot by its own length."""
         return self.limit_bytes - (self._sent_bytes - self._gone_bytes)
 
-    def sent(self, sequence: int, index: int, packet_bytes: int) -> None:
-        """Fragment `index` of message `sequence` leaves."""
-        self._sent_bytes += packet_bytes
+    def sent(self, sequence: int, index: int, nbytes: int) -> None:
+        """So many bytes leave, the last of them in fragment `index` of message `sequence`."""
+        self._sent_bytes += nbytes
         self._packets.append((sequence, index, self._sent_bytes))
 
     def received(self, receipt: int, sequence: int, index: int, limit_bytes: int) -> bool:

@@ -105,28 +105,24 @@ class Reassembler:
                 self._counters.duplicates += 1
                 return None
             self._current = sequence
-        if count == 1 and not self._table and message_bytes <= self._message_bytes_max:
+        table = self._table
+        if count == 1 and not table.memory_bytes and message_bytes <= self._message_bytes_max:
             message: bytes | None = fragment
         else:
-            message = self._assemble(sequence, index, count, message_bytes, fragment)
+            held_bytes, conflicts = table.memory_bytes, table.conflicts
+            try:
+                message = table.add(sequence, index, count, message_bytes, fragment)
+            except DecodeError:
+                self._counters.rejected += 1
+                return None
+            if table.memory_bytes != held_bytes:
+                self._budget.hold(self, table.memory_bytes)
+            if table.conflicts != conflicts:
+                self._counters.rejected += 1
+                self._close(sequence)
         if message is not None:
             self._close(sequence)
             self.delivered += 1
-        return message
-
-    def _assemble(self, sequence: int, index: int, count: int, message_bytes: int, fragment: bytes) -> bytes | None:
-        table = self._table
-        held_bytes, conflicts = table.memory_bytes, table.conflicts
-        try:
-            message = table.add(sequence, index, count, message_bytes, fragment)
-        except DecodeError:
-            self._counters.rejected += 1
-            return None
-        if table.conflicts > conflicts:
-            self._close(sequence)
-            self._counters.rejected += 1
-        if table.memory_bytes != held_bytes:
-            self._budget.hold(self, table.memory_bytes)
         return message
 
     def _close(self, sequence: int) -> None:

@@ -17,23 +17,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import servers
-from benchmarks.load import Load, Sample, raise_file_limit, sample
+from benchmarks.load import raise_file_limit, sample
 from benchmarks.servers import PEER_DISTRIBUTIONS, SERVERS, Running, Server
 from benchmarks.tables import aligned
 from benchmarks.targets import Verdict, verdicts
 from kernel.bench import machine
+from kernel.bench.echo import DATAGRAM_CELLS, STREAM_CELLS
+from kernel.bench.load import Load, Sample
 from kernel.bench.plot import Bar, Panel, bar_panels, quantity
 from kernel.bench.timing import Spread
 
-STREAM_CELLS = {
-    "16 B x 1": Load(16),
-    "16 B x 128": Load(16, 128),
-    "1 KiB x 128": Load(1024, 128),
-    "64 KiB x 16": Load(65536, 16),
-    "1 MiB x 1": Load(1 << 20),
-    "64 conns x 1 KiB": Load(1024, connections=64),
-}
-DATAGRAM_CELLS = {"64 B x 1": Load(64), "64 B x 64": Load(64, 64), "1 KiB x 64": Load(1024, 64)}
 SHORT_CELLS = {"unix": ("16 B x 1", "1 KiB x 128"), "udp": ("1 KiB x 64",)}
 SHORT_UNIX = (servers.OURS, servers.OURS_KNL, "C epoll (the limit)", servers.UVLOOP_PROTOCOL, servers.ASYNCIO_STREAMS)
 
@@ -74,7 +67,7 @@ class Measured:
 def measure(plan: Plan, chosen: Sequence[Server]) -> Iterator[Measured]:
     """Run the plan, transport by transport."""
     for transport in plan.transports:
-        server_cpu, load_cpu = servers.cores()
+        server_cpu, load_cpu = machine.cores()
         with ExitStack() as stack:
             taking_part = [server for server in chosen if plan.takes(server, transport) and not server.missing()]
             running = [stack.enter_context(Running(server, transport, server_cpu)) for server in taking_part]
@@ -130,7 +123,7 @@ class Report:
         """Everything, for programs."""
         return {
             "machine": self.machine,
-            "cores": dict(zip(("server", "load_generator"), servers.cores(), strict=True)),
+            "cores": dict(zip(("server", "load_generator"), machine.cores(), strict=True)),
             "others_cpu": self.others,
             "plan": asdict(self.plan),
             "left_out": {server.name: why for server in self.chosen if (why := server.missing())},
@@ -187,18 +180,10 @@ class Report:
         return aligned(rows) if len(rows) > 1 else ""
 
     def _remarks(self) -> str:
-        server_cpu, load_cpu = servers.cores()
-        lines = [machine.summary(self.machine)]
-        lines.append(
-            "Server and load generator share one core."
-            if server_cpu is None
-            else f"Servers on core {server_cpu} (all their threads), the load generator on core {load_cpu}."
-        )
-        if self.others is not None and self.others > 0.05:
-            lines.append(f"Others used {self.others:.0%} of the machine meanwhile: measure again when it is quiet.")
+        lines = [machine.summary(self.machine), machine.cores_in_words(), machine.in_words(self.others)]
         lines += [f"Left out: {server.name} ({why})." for server in self.chosen if (why := server.missing())]
         lines += [f"Failed: {s} on {t}, {c}: {why}" for (s, t, c), why in self.errors.items()]
-        return "\n".join(lines)
+        return "\n".join(line for line in lines if line)
 
     def svg(self, transport: str) -> str:
         """Bars for every cell."""

@@ -229,8 +229,7 @@ def main() -> None:
     tables = [rate_table("messages/s", part) for part in (decoding, encoding)]
     tables += [rate_table("alone", alone), rate_table("beside a busy thread", busy), target_table(judged)]
     print("\n\n".join([*tables, machine.summary(described)]))
-    if others is not None and others > 0.05:
-        print(f"Others used {others:.0%} of the machine meanwhile: measure again when it is quiet.")
+    print(machine.in_words(others))
     if asked.json:
         parts = {"quiet": [r.json() for r in results], "busy": [r.json() for r in busy]}
         asked.json.write_text(json.dumps({"machine": described, "others_cpu": others, **parts}, indent=1) + "\n")

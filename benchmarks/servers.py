@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from benchmarks import native
+from kernel.bench.load import Target
+from kernel.bench.machine import pinned
 
 START_SECONDS_MAX = 20.0
 
@@ -120,11 +121,12 @@ class Running:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             log = stack.enter_context(open(directory / "log", "w+"))
             command = self.server.command(self.transport, directory)
-            with _pinned(self.cpu):
+            with pinned(self.cpu):
                 started = time.perf_counter()
                 self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             stack.callback(self._stop)
-            self.endpoint = self._wait(directory)
+            endpoint = self._wait(directory)
+            self.target = Target(endpoint, self.server.framing(self.transport), self.process.pid)
             self.start_seconds = time.perf_counter() - started
             self._stack = stack.pop_all()
         return self
@@ -165,23 +167,3 @@ def _announced(path: Path) -> str:
         if line.startswith(("tcp://", "unix:", "udp://")) and line.endswith("\n"):
             return line.strip()
     return ""
-
-
-@contextmanager
-def _pinned(cpu: int | None) -> Iterator[None]:
-    """Children started inside inherit the core."""
-    if cpu is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def cores() -> tuple[int | None, int | None]:
-    """(the servers' core, the load generator's); None, None where there is only one to share."""
-    usable = sorted(os.sched_getaffinity(0))
-    return (usable[-1], usable[-2]) if len(usable) > 1 else (None, None)

@@ -6,12 +6,16 @@ the user; what a system does not tell is left out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+
+OTHERS_MAX = 0.05
 
 
 def describe(distributions: tuple[str, ...] = ()) -> dict[str, object]:
@@ -47,6 +51,43 @@ def _cpu_model() -> str:
         return platform.processor() or platform.machine()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, platform.machine())
+
+
+def cores() -> tuple[int | None, int | None]:
+    """(a server's core, the load generator's); None, None where there is only one to share."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[-1], usable[-2]) if len(usable) > 1 else (None, None)
+
+
+@contextlib.contextmanager
+def pinned(cpu: int | None) -> Iterator[None]:
+    """Processes that are started inside stay on that core; None: wherever they like."""
+    if cpu is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cores_in_words() -> str:
+    """How `cores` were shared out, for a report."""
+    server, load = cores()
+    if server is None:
+        return "Server and load generator share the machine, not pinned."
+    return f"Servers on core {server} (all their threads), the load generator on core {load}."
+
+
+def in_words(others: float | None) -> str:
+    """A warning, if others used more of the processor than a measurement bears; else empty."""
+    if others is None or others <= OTHERS_MAX:
+        return ""
+    return f"Others used {others:.0%} of the machine meanwhile: measure again when it is quiet."
 
 
 class Watch:

@@ -10,6 +10,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,9 +27,12 @@ from kernel.bench.framing import (
     measure,
     stops_paying,
 )
-from kernel.bench.plot import Chart, Series, byte_size, line_charts
+from kernel.bench.plot import Chart, Series, byte_size, line_charts, quantity
 from kernel.bench.timing import Spread
 from kernel.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from kernel.bench.echo import Listener, Measured
 
 
 @click.group(short_help="Measure on this machine.")
@@ -39,6 +43,7 @@ def bench() -> None:
     Examples:
       kernel bench framing
       kernel bench framing --quick --plot framing.svg
+      kernel bench echo --transport tcp
     """
 
 
@@ -74,7 +79,7 @@ def framing(as_json: bool, plot: Path | None, quick: bool) -> None:
         plot.write_text(draw(results, machine.summary(described)))
 
 
-def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:
+def _with_progress(results: Iterator[Any], total: int) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield from results
         return
@@ -86,6 +91,82 @@ def _with_progress(results: Iterator[Result], total: int) -> Iterator[Result]:
 def _groups(results: Iterable[Result]) -> Iterator[tuple[str, list[Result]]]:
     for group, members in itertools.groupby(results, lambda result: result.case.group):
         yield group, list(members)
+
+
+# --- echo -----------------------------------------------------------------------------------------------------
+
+
+@bench.command(short_help="Measure the echo service, end to end.")
+@click.option("--transport", type=click.Choice(["tcp", "unix", "udp"]), multiple=True, help="Only this one; repeats.")
+@click.option("--framing", type=click.Choice(["length", "knl", "raw"]), multiple=True, help="Only this one; repeats.")
+@click.option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), default="auto", help="The event loop [auto].")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=3, metavar="N", help="Samples of each cell [3].")
+@click.option("--seconds", type=click.FloatRange(0.01, 600), default=0.5, metavar="S", help="Of each sample [0.5].")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs.")
+def echo(
+    transport: tuple[str, ...], framing: tuple[str, ...], loop: str, rounds: int, seconds: float, as_json: bool
+) -> None:
+    """Measure the echo service, end to end: a server process on one core, a load generator in C on another.
+
+    \b
+    Examples:
+      kernel bench echo
+      kernel bench echo --transport unix --framing length --rounds 7
+      kernel bench echo --json > echo.json
+
+    A cell is a message size and how many are in flight on one connection. Transports and framings are measured in
+    turn; medians are shown, and how far the samples spread. SERVER US is the server's processor time for a message.
+    The comparison with other servers is in the repository: python -m benchmarks.echo.
+    """
+    from kernel.bench.echo import LISTENERS
+
+    chosen = [
+        listener
+        for listener in LISTENERS
+        if listener.transport in (transport or (listener.transport,))
+        and listener.framing in (framing or (listener.framing,))
+    ]
+    if not chosen:
+        pairs = ", ".join(f"{listener.transport} with {listener.framing}" for listener in LISTENERS)
+        raise click.UsageError(f"nothing is measured with these transports and framings; there are {pairs}")
+    _echo(chosen, loop, rounds, seconds, as_json)
+
+
+def _echo(chosen: Sequence[Listener], loop: str, rounds: int, seconds: float, as_json: bool) -> None:
+    from kernel.bench.echo import measure as measure_echo
+
+    watch = machine.Watch()
+    watch.start()
+    total = len({(listener, cell) for listener in chosen for cell in listener.cells})
+    results = list(_with_progress(measure_echo(chosen, loop, rounds, seconds), total))
+    described, others = machine.describe(("uvloop",)), watch.share_of_others()
+    if as_json:
+        print_json({"machine": described, "others_cpu": others, "results": [_echo_json(result) for result in results]})
+        return
+    heads = ("TRANSPORT", "FRAMING", "CELL", "MESSAGES/S", "P50 US", "P99 US", "SERVER US", "")
+    print_table(heads, [_echo_row(result) for result in results])
+    click.echo(f"\n{machine.summary(described)}\n{machine.cores_in_words()}\n{machine.in_words(others)}".rstrip())
+
+
+def _echo_row(result: Measured) -> list[str]:
+    place = [result.listener.transport, result.listener.framing, result.cell]
+    errors = [one.error for one in result.samples if one.error]
+    if errors:
+        return [*place, "", "", "", "", errors[0]]
+    rates = Spread.of([one.messages_per_second for one in result.samples])
+    deviation = (rates.high - rates.low) / 2 / rates.median
+    medians = [
+        Spread.of([getattr(one, name) for one in result.samples]).median for name in ("p50_us", "p99_us", "server_us")
+    ]
+    cells = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in medians)
+    return [*place, f"{quantity(rates.median)} ±{deviation:.0%}", *cells, ""]
+
+
+def _echo_json(result: Measured) -> dict[str, object]:
+    from dataclasses import asdict
+
+    place = {"transport": result.listener.transport, "framing": result.listener.framing, "cell": result.cell}
+    return {**place, "samples": [asdict(one) for one in result.samples]}
 
 
 # --- the table ------------------------------------------------------------------------------------------------
@@ -133,8 +214,8 @@ def _print_summary(results: Sequence[Result], measured_on: str, others: float | 
         for group, members in _groups(results):
             click.echo(f"{group}: {_where_it_stops(members)}")
     click.echo(f"\n{measured_on}")
-    if others is not None and others > 0.1:
-        click.echo(f"Others used {others:.0%} of the processor meanwhile: measure again when it is quiet.")
+    if machine.in_words(others):
+        click.echo(machine.in_words(others))
 
 
 def _where_it_stops(members: Sequence[Result]) -> str:

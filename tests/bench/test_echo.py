@@ -14,9 +14,9 @@ import pytest
 
 from benchmarks import servers
 from benchmarks.echo import Measured, Plan, Report
-from benchmarks.load import Sample
 from benchmarks.servers import SERVERS
 from benchmarks.targets import TARGETS, verdicts
+from kernel.bench.load import Sample
 
 ROOT = Path(__file__).parents[2]
 PLAN = Plan(("tcp",), 3, 0.1, 0.1, short=True)

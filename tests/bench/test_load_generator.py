@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from benchmarks import native, servers
-from benchmarks.load import Load, sample
+from benchmarks.load import sample
 from benchmarks.servers import Running
+from kernel.bench.load import Load
 
 if shutil.which("cc") is None:
     pytest.skip("no C compiler here", allow_module_level=True)

@@ -13,6 +13,8 @@ _NAMES = {
         "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Layer Listener Needs "
         "NoOptions Peer Principal Receiver Service ServiceContext Transport"
     ),
+    "kernel.auth.keys": "Key Keyring",
+    "kernel.auth.policy": "AccessPolicy",
     "kernel.blocking": "BlockingChannel",
     "kernel.channel": "Channel",
     "kernel.client": "Client connect dial",
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
         ServiceContext as ServiceContext,
         Transport as Transport,
     )
+    from kernel.auth.keys import Key as Key, Keyring as Keyring
+    from kernel.auth.policy import AccessPolicy as AccessPolicy
     from kernel.blocking import BlockingChannel as BlockingChannel
     from kernel.channel import Channel as Channel
     from kernel.client import Client as Client, connect as connect, dial as dial

@@ -11,7 +11,6 @@ Invariant: a source is remembered only while it has connections or its bucket is
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass
 
@@ -33,16 +32,16 @@ class Refusal:
 
 
 class Admission:
-    """The places of one server."""
+    """The places of one server. `limits` may be changed: nobody who is in has to leave."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._places: dict[str, _Source] = {}
         self.connections = 0
 
     def admit(self, source: str, now: float) -> Refusal | None:
         """Take a place; or why there is none. Whoever got one gives it back by `leave`."""
-        limits = self._limits
+        limits = self.limits
         if self.connections >= limits.connections_max:
             return Refusal(Code.OVERLOADED, f"the server is full, {self.connections} connections: try again later")
         if source != _EXEMPT:
@@ -60,14 +59,14 @@ class Admission:
 
     def forget_idle(self, now: float) -> None:
         """Forget the sources of which nothing needs to be known; called now and then."""
-        full = self._limits.connections_per_source_max
+        full = self.limits.connections_per_source_max
         for source, place in list(self._places.items()):
             self._refill(place, now)
             if not place.connections and place.tokens >= full:
                 del self._places[source]
 
     def _admit_source(self, source: str, now: float) -> Refusal | None:
-        limits = self._limits
+        limits = self.limits
         place = self._places.get(source)
         if place is None:
             place = self._places[source] = _Source(limits.connections_per_source_max, now)
@@ -82,7 +81,7 @@ class Admission:
         return None
 
     def _refill(self, place: _Source, now: float) -> None:
-        limits = self._limits
+        limits = self.limits
         earned = (now - place.filled_at) * limits.accepts_per_second_per_source_max
         place.tokens = min(limits.connections_per_source_max, place.tokens + earned)
         place.filled_at = now
@@ -105,6 +104,10 @@ def source_of(connection: Connection) -> str:
     if uid is not None:
         return _EXEMPT if uid == os.geteuid() else f"user {uid}"
     host = connection.peer.rpartition(":")[0].strip("[]").partition("%")[0]
+    if host in _LOOPBACK:
+        return _EXEMPT
+    import ipaddress  # takes milliseconds, which a server that stays on its machine need not spend
+
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -112,6 +115,6 @@ def source_of(connection: Connection) -> str:
     if address.version == 6:
         if address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        elif host not in _LOOPBACK:
+        else:
             return str(ipaddress.ip_network((address, _IPV6_SOURCE_BITS), strict=False))
     return _EXEMPT if str(address) in _LOOPBACK else str(address)

@@ -51,7 +51,8 @@ class Capabilities:
         half_close: one direction can end while the other goes on.
         encrypted: others on the path can neither read nor change it.
         local_only: both ends are on one machine.
-        peer_credentials: the operating system vouches for the peer's user.
+        identity: by what the transport itself establishes who the peer is: `unix` (its user, told by the operating
+            system), `tls` (its certificate); empty: it does not. An endpoint can ask for it by `auth=`.
     """
 
     preserves_messages: bool = False
@@ -61,7 +62,7 @@ class Capabilities:
     half_close: bool = True
     encrypted: bool = False
     local_only: bool = False
-    peer_credentials: bool = False
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,14 @@ class Needs:
         ordered: messages arrive in order.
         half_close: the end of one direction must be told from the end of both.
         message_bytes_min: messages of at least this size must pass.
+        authenticated: every peer has proved who it is.
     """
 
     reliable: bool = False
     ordered: bool = False
     half_close: bool = False
     message_bytes_min: int = 0
+    authenticated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,11 @@ class Connection(ABC):
     def principal(self) -> Principal:
         """Who the operating system or the transport says that the peer is."""
         return ANONYMOUS
+
+    @property
+    def channel_binding(self) -> bytes:
+        """What names the server's end of an encrypted connection, the same bytes on both sides; empty elsewhere."""
+        return b""
 
     @abstractmethod
     def start(self, receiver: Receiver) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernel.api import Capabilities, ChannelHandler, Connection, Peer
 from kernel.channel import Channel
@@ -22,6 +22,9 @@ from kernel.registry import Registry
 from kernel.session.base import Stream
 from kernel.wiring import Wiring, wire
 
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+
 _TIMEOUT_SECONDS = 10.0
 # How long leaving `async with` waits for what was sent to leave; a peer that does not read shall not hold us.
 _CLOSE_SECONDS = 5.0
@@ -30,7 +33,8 @@ _CLOSE_SECONDS = 5.0
 class Client:
     """A connection to a server. Made by `dial`."""
 
-    def __init__(self, wiring: Wiring, limits: Limits) -> None:
+    def __init__(self, wiring: Wiring, limits: Limits, keys: Keyring | None = None) -> None:
+        self._key_id = keys.first.id if keys else ""
         self.endpoint = wiring.endpoint
         self.limits = limits
         self._wiring = wiring
@@ -136,6 +140,8 @@ class Client:
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
         if self._ready is not None and not self._ready.done():
+            if code is Code.UNAUTHENTICATED and self._key_id:
+                reason += f" (we hold the key '{self._key_id}': it may be unknown there, or another one)"
             self._ready.set_exception(DialError(f"{self.endpoint}: {reason or code.label}", code))
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -151,9 +157,15 @@ class Dialing:
     """What `dial` returns: await it, or enter it with `async with`."""
 
     def __init__(
-        self, endpoint: str | Endpoint, limits: Limits | None, registry: Registry | None, seconds: float
+        self,
+        endpoint: str | Endpoint,
+        keys: Keyring | None,
+        limits: Limits | None,
+        registry: Registry | None,
+        seconds: float,
     ) -> None:
         self._endpoint = endpoint
+        self._keys = keys
         self._limits = limits or Limits()
         self._registry = registry or Registry()
         self._seconds = seconds
@@ -163,7 +175,8 @@ class Dialing:
         return self._dial().__await__()
 
     async def _dial(self) -> Client:
-        client = Client(wire(self._endpoint, self._registry, self._limits, client=True), self._limits)
+        wiring = wire(self._endpoint, self._registry, self._limits, client=True, keys=self._keys)
+        client = Client(wiring, self._limits, self._keys)
         await client.start(self._seconds)
         return client
 
@@ -220,6 +233,7 @@ class Connecting:
 def dial(
     endpoint: str | Endpoint,
     *,
+    keys: Keyring | None = None,
     limits: Limits | None = None,
     registry: Registry | None = None,
     timeout_seconds: float = _TIMEOUT_SECONDS,
@@ -228,6 +242,7 @@ def dial(
 
     Args:
         endpoint: where, with options: `tcp://127.0.0.1:7000`, `unix:/run/x.sock`, `tcp://h:1?framing=line`.
+        keys: the first of them proves who we are, and the server must prove that it holds it too.
         limits: what the server may make us hold; None: the defaults.
         registry: where plugins are found; None: all that is installed.
         timeout_seconds: for dialling and the handshake together.
@@ -236,7 +251,7 @@ def dial(
         UsageError: the endpoint is wrong.
         DialError: nobody answered in time, or not in our protocol.
     """
-    return Dialing(endpoint, limits, registry, timeout_seconds)
+    return Dialing(endpoint, keys, limits, registry, timeout_seconds)
 
 
 def connect(
@@ -245,6 +260,7 @@ def connect(
     *,
     handler: ChannelHandler | None = None,
     pieces: bool = False,
+    keys: Keyring | None = None,
     limits: Limits | None = None,
     registry: Registry | None = None,
     timeout_seconds: float = _TIMEOUT_SECONDS,
@@ -255,4 +271,4 @@ def connect(
         Refused: the server turned the channel away.
         UsageError, DialError: as `dial`.
     """
-    return Connecting(Dialing(endpoint, limits, registry, timeout_seconds), service, handler, pieces)
+    return Connecting(Dialing(endpoint, keys, limits, registry, timeout_seconds), service, handler, pieces)

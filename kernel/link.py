@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from kernel.api import Buffer, ChannelHandler, Connection, Peer
@@ -339,6 +340,8 @@ class Link:
         return channel
 
     def _on_ready(self, event: Ready) -> None:
+        if event.principal is not None:
+            self.peer = replace(self.peer, principal=event.principal)
         self._owner.link_ready(self)
 
     def _on_open_requested(self, event: OpenRequested) -> None:

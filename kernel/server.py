@@ -15,11 +15,13 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kernel import options
 from kernel.admission import Admission, Refusal, source_of
 from kernel.api import Connection, Listener, Peer, Service, ServiceContext
+from kernel.auth.level import NONE
+from kernel.auth.policy import AccessPolicy
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
 from kernel.errors import BrokenPlugin, Code, PluginError, StartError, UsageError
@@ -30,6 +32,9 @@ from kernel.registry import SERVICES, Registry
 from kernel.session.base import Stream
 from kernel.throttle import Throttle
 from kernel.wiring import Wiring, check_needs, wire
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
 
 log = logging.getLogger("kernel.server")
 
@@ -50,6 +55,8 @@ class Server:
         listen: endpoints, in the order in which `endpoints` will give what was bound.
         limits: see `Limits`.
         registry: where plugins are found; None: all that is installed.
+        keys: with which peers prove who they are (`auth=hmac`); a listener that has no other way then asks for it.
+        policy: who may open which service; None: whoever has met his listener's level may open everything.
         strict_plugins: a broken plugin fails the start; off: it is named in the log and left out, with what needs it.
     """
 
@@ -60,20 +67,25 @@ class Server:
         *,
         limits: Limits | None = None,
         registry: Registry | None = None,
+        keys: Keyring | None = None,
+        policy: AccessPolicy | None = None,
         strict_plugins: bool = True,
     ) -> None:
         self.limits = limits or Limits()
         self._plugins = list(plugins)
         self._listen = list(listen)
         self._registry = registry or Registry()
+        self._keys = keys
+        self._policy = policy or AccessPolicy()
         self._strict_plugins = strict_plugins
         self._services: dict[str, _Hosted] = {}
         self._wirings: list[Wiring] = []
         self._listeners: list[Listener] = []
-        self._links: dict[Link, str] = {}
+        self._links: dict[Link, _Place] = {}
         self._admission = Admission(self.limits)
         self._refusals = Refusals()
         self._refused = Throttle(log)
+        self._denied = Throttle(log)
         self._ticker: asyncio.TimerHandle | None = None
         self._draining = False
         self._closed: asyncio.Event | None = None
@@ -129,11 +141,8 @@ class Server:
 
         Connections that are open keep theirs, and so does what a transport holds for all of its peers.
         """
-        self.limits = limits
-        self._wirings = [
-            wire(wiring.endpoint, self._registry, limits, client=False, service=wiring.service)
-            for wiring in self._wirings
-        ]
+        self.limits = self._admission.limits = limits
+        self._wirings = [self._wire(wiring.endpoint, wiring.service) for wiring in self._wirings]
 
     async def drain(self, deadline_seconds: float | None = None) -> None:
         """Stop in order: take nothing new, let channels finish until the deadline, then stop.
@@ -201,13 +210,14 @@ class Server:
         made = self._unbroken(self._plugins, lambda plugin: _Hosted.make(plugin, self.limits, self._registry))
         self._services = {hosted.name: hosted for hosted in made}
         only = names[0] if len(names) == 1 else ""
-        wirings = self._unbroken(
-            self._listen, lambda e: wire(e, self._registry, self.limits, client=False, service=only)
-        )
+        wirings = self._unbroken(self._listen, lambda endpoint: self._wire(endpoint, only))
         served = [wiring for wiring in wirings if self._is_served(wiring, names)]
         if not served:
             raise StartError("nothing is left to listen on: every listener was bound to a service that is broken")
         return served
+
+    def _wire(self, endpoint: str | Endpoint, service: str) -> Wiring:
+        return wire(endpoint, self._registry, self.limits, client=False, service=service, keys=self._keys)
 
     def _unbroken(self, items: Sequence[S], make: Callable[[S], T]) -> list[T]:
         """What can be made of the items; those whose plugin is broken are left out, unless that leaves nothing."""
@@ -260,7 +270,7 @@ class Server:
         peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal)
         link = Link(connection, wiring.session(connection), self, peer)
         link.message_bytes_max = wiring.capabilities.message_bytes_max
-        self._links[link] = source
+        self._links[link] = _Place(source, wiring.auth)
         self._linkless.clear()
         link.start()
 
@@ -284,29 +294,37 @@ class Server:
         log.debug("%s is connected", link.peer.address)
 
     def open_requested(self, link: Link, stream: Stream) -> None:
-        hosted = self._services.get(stream.service)
-        if hosted is None:
-            names = ", ".join(self._services)
-            link.refuse(stream, Code.NO_SUCH_SERVICE, f"there is no service '{stream.service}' here, but {names}")
-        else:
-            hosted.open(link, stream)
+        denial = self._denial(link, stream.service)
+        if denial is None:
+            self._services[stream.service].open(link, stream)
+            return
+        link.refuse(stream, denial.code, denial.reason)
+        told = _told_of(link, denial.code) | {"service": stream.service}
+        self._denied.record(logging.WARNING, "a service was refused", **told)
+
+    def _denial(self, link: Link, service: str) -> Refusal | None:
+        """Why a peer may not have a service; who may not have it does not learn whether it exists."""
+        principal, level = link.peer.principal, self._links[link].auth
+        if level != NONE and principal.mechanism != level:
+            return Refusal(Code.UNAUTHENTICATED, f"this needs a peer that has proved who it is, by '{level}'")
+        if not self._policy.permits(principal, service, level):
+            return Refusal(Code.FORBIDDEN, f"{principal} may not open '{service}' here")
+        if service not in self._services:
+            names = ", ".join(name for name in self._services if self._policy.permits(principal, name, level))
+            return Refusal(Code.NO_SUCH_SERVICE, f"there is no service '{service}' here, but {names}")
+        return None
 
     def link_going_away(self, link: Link, code: Code, reason: str) -> None:
         """A client that takes no new channels changes nothing: we open none."""
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
-        self._admission.leave(self._links.pop(link))
+        self._admission.leave(self._links.pop(link).source)
         if not self._links:
             self._linkless.set()
         log.log(
             logging.DEBUG if code is Code.OK else logging.INFO,
             "a connection ended",
-            extra={
-                "peer": link.peer.address,
-                "principal": str(link.peer.principal),
-                "code": code.label,
-                "reason": reason,
-            },
+            extra=_told_of(link, code) | {"reason": reason},
         )
         self._check_idle()
 
@@ -322,6 +340,18 @@ class Server:
         self._admission.forget_idle(now)
         self._check_idle()
         self._ticker = loop.call_later(TICK_SECONDS, self._tick)
+
+
+class _Place(NamedTuple):
+    """What the server keeps of a link: on whose account it goes, and the level of authentication that it must meet."""
+
+    source: str
+    auth: str
+
+
+def _told_of(link: Link, code: Code) -> dict[str, str]:
+    """Who it is about, and why, as fields of a log record."""
+    return {"peer": link.peer.address, "principal": str(link.peer.principal), "code": code.label}
 
 
 class _Hosted:

@@ -3,8 +3,9 @@
 Everything that can be known before a socket is touched is checked here: unknown options, a service's needs against
 the transport's capabilities, a framing without channels that must be bound to a service. Nothing is found out later.
 
-An endpoint's options belong to, in this order: the kernel (`framing`, `recv`, `send`, `service`), the `Options` of its
-layers (outermost first) and of its transport, the framing's fields. Who declares `framing` among its options sees it.
+An endpoint's options belong to, in this order: the kernel (`auth`, `framing`, `recv`, `send`, `service`), the
+`Options` of its layers (outermost first) and of its transport, the framing's fields. Who declares `framing` among its
+options sees it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernel import options
 from kernel.api import Capabilities, Connection, Layer, Needs, Transport
+from kernel.auth import level
 from kernel.endpoint import Endpoint
 from kernel.errors import Code, NeedsCapability, OptionError, UsageError
 from kernel.limits import Limits
 from kernel.registry import FRAMINGS, LAYERS, TRANSPORTS, Registry
 from kernel.session.base import Session
 
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+    from kernel.session.handshake import Authenticator
+
 DEFAULT_FRAMING = "knl"
-_KERNEL_OPTIONS = ("framing", "recv", "send", "service")
+_KERNEL_OPTIONS = ("auth", "framing", "recv", "send", "service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Wiring:
         framing: how they are cut: the name, or `recv/send` where the two differ.
         channels: many channels in one connection, the peer chooses the service.
         service: where there are none: the service to which the listener is bound.
+        auth: the level of authentication, see `kernel.auth.level`.
         session: makes the session of one connection.
         farewell: the words for a client that gets no session, as bytes; empty where the framing has none.
     """
@@ -47,15 +54,25 @@ class Wiring:
     framing: str
     channels: bool
     service: str
+    auth: str
     session: Callable[[Connection], Session]
     farewell: Callable[[Code, str], bytes]
 
 
-def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client: bool, service: str = "") -> Wiring:
+def wire(
+    endpoint: Endpoint | str,
+    registry: Registry,
+    limits: Limits,
+    *,
+    client: bool,
+    service: str = "",
+    keys: Keyring | None = None,
+) -> Wiring:
     """Find the plugins that an endpoint names, and give each its options.
 
     Args:
         service: the one to bind to where the framing has no channels and the endpoint does not say.
+        keys: with which both sides prove who they are, where the endpoint does not have another way.
 
     Raises:
         EndpointError, OptionError, PluginError: one line that says what is wrong with the endpoint.
@@ -67,6 +84,7 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
     sending = given.pop("send", None)
     framing_name = given.setdefault("framing", receiving or sending or DEFAULT_FRAMING)
     service = given.pop("service", service)
+    asked = given.pop("auth", None)
 
     transport = _transport(endpoint, endpoint.layers, given, registry, limits)
     capabilities = transport.capabilities()
@@ -80,6 +98,9 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
     recv, send = (_framing(kind, given, name, limits) for kind, name in zip(types, names, strict=True))
     if recv.channels != send.channels:
         raise OptionError(f"'{endpoint}': knl carries channels both ways, it cannot be mixed with another framing")
+    in_band = recv.channels and capabilities.reliable
+    auth = level.choose(asked, endpoint, capabilities, keys, in_band=in_band, client=client)
+    authenticator = _authenticator_maker(keys, client=client) if keys and auth == level.HMAC else None
     return Wiring(
         endpoint,
         transport,
@@ -87,7 +108,8 @@ def wire(endpoint: Endpoint | str, registry: Registry, limits: Limits, *, client
         names[0] if names[0] == names[1] else f"{names[0]}/{names[1]}",
         recv.channels,
         service,
-        _session_maker(recv, send, capabilities, limits, client=client, service=service),
+        auth,
+        _session_maker(recv, send, capabilities, limits, client=client, service=service, authenticator=authenticator),
         _farewell if recv.channels and not capabilities.preserves_messages else lambda code, reason: b"",
     )
 
@@ -104,6 +126,11 @@ def check_needs(service: str, needs: Needs, wiring: Wiring) -> None:
         *(["messages in order"] if needs.ordered and not gives.ordered else []),
         *(["half-close"] if needs.half_close and not (gives.half_close or wiring.channels) else []),
     ]
+    if needs.authenticated and wiring.auth == level.NONE:
+        raise NeedsCapability(
+            f"the service '{service}' is for peers that prove who they are, and {wiring.endpoint} does not ask them: "
+            "add --secret-file FILE (`kernel keys new FILE` makes one), or serve it on unix:"
+        )
     limit = gives.message_bytes_max
     if limit is not None and limit < needs.message_bytes_min:
         missing.append(f"messages of {needs.message_bytes_min} bytes (it carries {limit})")
@@ -153,7 +180,14 @@ def _framing(kind: type, given: dict[str, str], name: str, limits: Limits) -> An
 
 
 def _session_maker(
-    recv: Any, send: Any, capabilities: Capabilities, limits: Limits, *, client: bool, service: str
+    recv: Any,
+    send: Any,
+    capabilities: Capabilities,
+    limits: Limits,
+    *,
+    client: bool,
+    service: str,
+    authenticator: Callable[[Connection], Authenticator] | None,
 ) -> Callable[[Connection], Session]:
     if recv.channels and capabilities.reliable and capabilities.ordered:
         from kernel.session.handshake import check_limits
@@ -161,7 +195,9 @@ def _session_maker(
 
         own = dataclasses.replace(limits, frame_bytes_max=recv.frame_bytes_max)
         check_limits(own)
-        return lambda connection: StreamSession(client=client, limits=own)
+        return lambda connection: StreamSession(
+            client=client, limits=own, authenticator=authenticator and authenticator(connection)
+        )
     if recv.channels:
         from kernel.session.datagram import DatagramSession
 
@@ -181,6 +217,14 @@ def _session_maker(
     )
 
 
+def _authenticator_maker(keys: Keyring, *, client: bool) -> Callable[[Connection], Authenticator]:
+    from kernel.auth.challenge import ClientChallenge, ServerChallenge
+
+    if client:
+        return lambda connection: ClientChallenge(keys.first, lambda: connection.channel_binding)
+    return lambda connection: ServerChallenge(keys, lambda: connection.channel_binding)
+
+
 def _farewell(code: Code, reason: str) -> bytes:
     from kernel.session.stream import farewell
 
@@ -188,8 +232,8 @@ def _farewell(code: Code, reason: str) -> bytes:
 
 
 def datagram_options(connection: Connection) -> dict[str, Any]:
-    """What a transport of packets knows and its session needs: packet size, buffer, the budget that all peers share."""
-    names = ("packet_bytes_max", "window_bytes", "budget")
+    """What a transport of packets knows and its session needs: the packet size, the budget that all peers share."""
+    names = ("packet_bytes_max", "budget")
     return {name: getattr(connection, name) for name in names if hasattr(connection, name)}
 
 

@@ -18,7 +18,7 @@ import kernel
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"kernel": "kernel", "transports": "kernel.transports", "plugins": "kernel.plugins"}
-PROTOCOL = ("kernel.framing", "kernel.session", "kernel.datagram")
+PROTOCOL = ("kernel.auth", "kernel.framing", "kernel.session", "kernel.datagram")
 IMPURE = {"asyncio", "logging", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "uvloop"}
 
 

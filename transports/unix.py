@@ -45,7 +45,7 @@ class Unix(Transport):
     Options = UnixOptions
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(local_only=True, peer_credentials=hasattr(socket, "SO_PEERCRED"))
+        return Capabilities(local_only=True, identity="unix" if hasattr(socket, "SO_PEERCRED") else "")
 
     async def listen(self, accept: Acceptor) -> Listener:
         options = cast(UnixOptions, self.options)

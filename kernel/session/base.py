@@ -20,10 +20,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from kernel.api import Buffer
+from kernel.api import Buffer, Principal
 from kernel.errors import Code
 from kernel.limits import Limits
 
@@ -67,9 +67,13 @@ class Stream:
 
 @dataclass(slots=True)
 class Ready:
-    """The handshake is over; streams can be opened. `peer` holds what the peer said of itself."""
+    """The handshake is over; streams can be opened.
 
-    peer: dict[str, Any]
+    `principal`: who the peer proved to be in it, None where nobody asked. `peer`: what the peer said of itself.
+    """
+
+    principal: Principal | None = None
+    peer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from kernel.api import Principal
 from kernel.errors import Code, OptionError
 from kernel.framing import knl
 from kernel.limits import MIB, Limits
@@ -68,6 +69,10 @@ class Authenticator(Protocol):
     @property
     def done(self) -> bool:
         """Both sides are satisfied."""
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who the peer is, once `done`."""
 
 
 class AuthenticationError(Exception):
@@ -221,10 +226,7 @@ class Handshake:
             raise Fault(Code.PROTOCOL, "a second HELLO")
         self.peer = Hello.unpack(payload)
         if self.peer.mechanism != self.hello.mechanism:
-            raise Fault(
-                Code.UNAUTHENTICATED,
-                f"this side requires authentication '{self.hello.mechanism}', the peer '{self.peer.mechanism}'",
-            )
+            raise Fault(Code.UNAUTHENTICATED, self._mismatch(self.peer.mechanism))
         if self._authenticator is None:
             self.ready = True
             return None
@@ -242,6 +244,17 @@ class Handshake:
             raise Fault(Code.UNAUTHENTICATED, "authentication failed", str(error)) from None
         self.ready = self._authenticator.done
         return self._budgeted(reply)
+
+    def _mismatch(self, theirs: str) -> str:
+        """The two sides want different levels. Neither gives way; each names the remedy for the client."""
+        server, client = (theirs, self.hello.mechanism) if self._client else (self.hello.mechanism, theirs)
+        remedy = "leave the secret out" if server == NO_MECHANISM else "give the client a secret, --secret-file FILE"
+        return f"the server asks for authentication '{server}', the client for '{client}': {remedy}"
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who the peer proved to be; None where nobody asked."""
+        return self._authenticator.principal if self._authenticator else None
 
     def _budgeted(self, reply: bytes | None) -> bytes | None:
         """Keep what a stranger can make us say within the limit, with room left for a reason."""

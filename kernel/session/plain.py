@@ -104,7 +104,7 @@ class PlainSession(Session):
         self.wants_data = self._stream.held_bytes < self.limits.channel_credit_bytes
 
     def started(self) -> list[Event]:
-        self.events.append(Ready({}))
+        self.events.append(Ready())
         if not self._client:
             self._stream = Stream(0, self._service)
             self.events.append(OpenRequested(self._stream))

@@ -336,7 +336,7 @@ class StreamSession(Session):
             min(peer.frame_bytes_max, self.limits.frame_bytes_max, half_window_bytes - knl.HEADER_BYTES),
             checksums=peer.checksums or handshake.hello.checksums,
         )
-        self.events.append(Ready({"software": peer.software, "mechanism": peer.mechanism}))
+        self.events.append(Ready(handshake.principal, {"software": peer.software, "mechanism": peer.mechanism}))
 
     def _on_open(self, channel: int, payload: bytes) -> None:
         assert self._peer is not None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from session.worlds import Lone, Pair, decode, frame, hello_frame
 
+from kernel.api import Principal
 from kernel.errors import ChannelClosed, Code, UsageError
 from kernel.framing import knl
 from kernel.limits import Limits
@@ -233,6 +234,7 @@ class Password:
         self.word = word
         self.transcript = b""
         self.done = False
+        self.principal = Principal("somebody", "password")
 
     def begin(self, transcript: bytes) -> bytes | None:
         self.transcript = transcript

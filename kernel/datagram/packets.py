@@ -153,7 +153,7 @@ def unpack_reason(payload: bytes) -> tuple[Code, str]:
         raise PacketError("a reason without a code")
     number = _CODE.unpack_from(payload)[0]
     code = Code(number) if number in Code._value2member_map_ else Code.INTERNAL
-    return code, fields.printable(payload[_CODE.size :])
+    return code, fields.printable(payload[_CODE.size : _CODE.size + REASON_BYTES_MAX])
 
 
 def pack_count(messages: int) -> bytes:

@@ -300,10 +300,10 @@ class DatagramSession(Session):
 
     def _on_cookie(self, _sequence: int, payload: bytes) -> None:
         """A second cookie means that the first has expired; the next CONNECT, in its own time, takes the new one."""
-        if len(payload) != packets.COOKIE_BYTES:
+        if len(payload) < packets.COOKIE_BYTES:
             raise PacketError(f"a cookie of {len(payload)} bytes")
         is_first = not self._cookie
-        self._cookie = payload
+        self._cookie = payload[: packets.COOKIE_BYTES]
         if is_first:
             self._tries = 0
             self._timers.cancel("ask")

@@ -97,7 +97,11 @@ else:
 
         if name not in _HOMES:
             raise AttributeError(f"module 'kernel' has no attribute '{name}'")
-        globals()[name] = getattr(import_module(_HOMES[name]), name)
+        try:
+            module = import_module(_HOMES[name])
+        except AttributeError as error:  # `from kernel import ...` would take it for "no such name", and hide it
+            raise ImportError(f"{_HOMES[name]} cannot be imported: {error}") from error
+        globals()[name] = getattr(module, name)
         return globals()[name]
 
 

@@ -83,7 +83,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, conf
     chosen = config_file or environ.get("KERNEL_CONFIG", "")
     layers = [
         *(Layer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags.items()),
-        *_variables(environ),
+        *variables(environ),
         *([_file_layer(Path(chosen))] if chosen else []),
         *(_file_layer(path) for path in default_files(environ) if path.is_file()),
     ]
@@ -175,7 +175,7 @@ def _text(value: object, where: str) -> str:
     raise OptionError(f"{where} holds {value!r}: an option is a string, a number, true or false")
 
 
-def _variables(environ: Mapping[str, str]) -> Iterator[Layer]:
+def variables(environ: Mapping[str, str]) -> Iterator[Layer]:
     """KERNEL_LISTEN, KERNEL_LOG_LEVEL, ...: lists are separated by spaces; KERNEL_LIMITS holds NAME=VALUE pairs."""
     for name in _NAMES:
         variable = f"KERNEL_{name.upper()}"

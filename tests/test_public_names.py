@@ -37,6 +37,14 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = kernel.Sever
 
 
+def test_a_fault_inside_a_module_is_not_taken_for_a_missing_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "faulty_module.py").write_text("import sys; sys.no_such_thing")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(kernel._HOMES, "Faulty", "faulty_module")
+    with pytest.raises(ImportError, match="faulty_module cannot be imported: module 'sys' has no attribute"):
+        from kernel import Faulty  # noqa: F401
+
+
 def test_importing_the_package_imports_nothing_else_of_it():
     script = "import sys, kernel; print(*sorted(m for m in sys.modules if m.startswith('kernel')))"
     assert (

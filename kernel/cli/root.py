@@ -71,6 +71,7 @@ class LazyGroup(click.Group):
         # Whatever was imported so far stays for good: from here on only the rest is looked through for garbage.
         gc.freeze()
         gc.enable()
+        _set_up_log()
         return resolved
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -88,6 +89,16 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader_may_leave():
             return super().invoke(ctx)
+
+
+def _set_up_log() -> None:
+    """What a command logs looks like the server's log; `serve` sets it up once more, from all of its settings."""
+    if "logging" in sys.modules:  # else the command cannot log
+        from kernel import config, logs
+
+        said = {name: os.environ[name] for name in ("KERNEL_LOG_LEVEL", "KERNEL_LOG_FORMAT") if name in os.environ}
+        settings = config.merge([*config.variables(said), config.Layer("default", {"log_level": "warning"})])
+        logs.configure(settings.log_level, settings.log_format)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,10 @@ def missing(): open("/no/such/file")
 @click.command()
 def bug(): return {}["nothing"]
 @click.command()
+def logs():
+    import logging
+    logging.getLogger("some").warning("\\x1b[2J"); logging.getLogger("some").info("unheard")
+@click.command()
 def interrupted(): raise KeyboardInterrupt
 """
 
@@ -40,7 +44,7 @@ def interrupted(): raise KeyboardInterrupt
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Commands of a distribution of their own, beside one that cannot be imported and one that hides behind ours."""
     monkeypatch.syspath_prepend(tmp_path)
-    names = ("fine", "dials", "missing", "bug", "interrupted")
+    names = ("fine", "dials", "missing", "bug", "logs", "interrupted")
     entries = {name: f"some_commands:{name}" for name in names} | {
         "broken": "not_there:x",
         "serve": "some_commands:fine",
@@ -78,6 +82,19 @@ def test_whatever_ends_a_command_is_one_line_and_a_code(
 ):
     assert root.run(arguments) == code
     assert capsys.readouterr().err == (f"kernel: error: {message}\n" if message else "")
+
+
+def test_what_a_command_logs_looks_like_the_servers_log(
+    commands: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KERNEL_LOG_FORMAT", "json")
+    root.run(["logs"])
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["message"] == "\\x1b[2J"
+
+    monkeypatch.setenv("KERNEL_LOG_LEVEL", "loud")
+    assert root.run(["logs"]) == 2
+    assert "KERNEL_LOG_LEVEL: option 'log_level=loud': write one of" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_130_and_no_traceback(commands: Path, capsys: pytest.CaptureFixture[str]):

@@ -245,6 +245,9 @@ class Transport(ABC):
     name: ClassVar[str]
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type] = NoOptions
+    example: ClassVar[str] = ""
+    """An endpoint that can be bound on any machine at any time, for checks; `{directory}` stands for a new directory,
+    `{unique}` for a new name."""
 
     def __init__(self, endpoint: Endpoint, options: object, limits: Limits) -> None:
         self.endpoint = endpoint

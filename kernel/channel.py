@@ -46,8 +46,8 @@ class Channel:
     """
 
     __slots__ = (
-        "__weakref__", "_couples", "_handler", "_inbox", "_link", "_on_over", "_owed_bytes", "_paused", "_waiters",
-        "code", "consumes_below_bytes", "context", "lane", "on_messages", "reason", "stream",
+        "__weakref__", "_couples", "_handler", "_inbox", "_is_open", "_link", "_on_over", "_owed_bytes", "_paused",
+        "_waiters", "code", "consumes_below_bytes", "context", "lane", "on_messages", "reason", "stream",
     )  # fmt: skip
 
     def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
@@ -57,6 +57,7 @@ class Channel:
         self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
         self.on_messages = None if handler is None else handler.on_messages
         self._couples = couples and handler is not None
+        self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._owed_bytes = 0
@@ -226,6 +227,7 @@ class Channel:
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
+        self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._settle()
@@ -254,13 +256,13 @@ class Channel:
             self._link.schedule_flush()
 
     async def wait_opened(self) -> None:
-        """Wait until the peer has accepted the channel.
+        """Wait until the peer has accepted the channel, and the handler knows.
 
         Raises:
             Refused: it turned the channel away.
             ChannelClosed: the connection ended meanwhile.
         """
-        while not self.stream.accepted and self.code is None:
+        while not self._is_open and self.code is None:
             await self._wait()
         if not self.stream.accepted:
             raise self._closed()
@@ -277,6 +279,7 @@ class Channel:
     # --- the link's side -------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
+        self._is_open = True
         self._wake()
         self._handler.opened(self)
 

@@ -43,8 +43,10 @@ class Endpoint:
             EndpointError: it has no scheme, or an option stands twice.
         """
         shape = _SHAPE.fullmatch(text)
-        if shape is None:
-            raise EndpointError(f"'{text}' is not an endpoint: write scheme://address, {_EXAMPLES}")
+        if shape is None or not text.isprintable():
+            from kernel.logs import printable
+
+            raise EndpointError(f"'{printable(text)}' is not an endpoint: write scheme://address, {_EXAMPLES}")
         *layers, scheme = shape["schemes"].split("+")
         pairs = parse_qsl(shape["query"] or "", keep_blank_values=True)
         options = dict(pairs)
@@ -88,6 +90,8 @@ class Endpoint:
                 f"for example {self.scheme}://127.0.0.1:7000 or {self.scheme}://[::1]:7000"
             )
         host = host[1:-1] if bracketed else host
+        if not host.isprintable() or " " in host:
+            raise EndpointError(f"'{self}' names a host with characters that no name has")
         if not host:
             raise EndpointError(
                 f"'{self}' names no host: write {self.scheme}://127.0.0.1:{port} for this machine only, "

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
+from kernel.hangups import hangups
 from kernel.throttle import Throttle
 
 _accept_failed = Throttle(logging.getLogger("kernel.sockets"))
@@ -31,7 +32,8 @@ RECEIVE_BYTES = 256 * 1024
 _READS_PER_TURN = 4
 _ACCEPTS_PER_TURN = 64
 _BUFFERS_PER_SEND = 512
-# After our last byte: how long we read on, so that unread input does not turn our close into a reset.
+# After close: so long nothing of what is pending leaves, or, once all has left, so long we read on for the peer's end
+# (unread input would turn our close into a reset). Then the connection is aborted.
 _LINGER_SECONDS = 2.0
 # Out of descriptors: the listener rests this long instead of spinning.
 _ACCEPT_RETRY_SECONDS = 1.0
@@ -59,8 +61,8 @@ class SocketConnection(Connection):
     """
 
     __slots__ = (
-        "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_linger", "_local", "_loop", "_paused", "_peer",
-        "_pending", "_pending_bytes", "_principal", "_reader", "_receiver", "_sock", "scratch",
+        "_abandoned", "_closing", "_eof", "_fd", "_finishing", "_hangups", "_hung_up", "_linger", "_local", "_loop",
+        "_paused", "_peer", "_pending", "_pending_bytes", "_principal", "_reader", "_receiver", "_sock", "scratch",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
@@ -72,6 +74,8 @@ class SocketConnection(Connection):
         self._fd = sock.fileno()
         self.scratch = receive_buffer(self._loop)
         self._reader: Callable[[], object] = self.read
+        self._hangups = hangups(self._loop)
+        self._hung_up = False
         self._receiver: Receiver | None = None
         self._pending: deque[memoryview] | None = None
         self._pending_bytes = 0
@@ -101,6 +105,8 @@ class SocketConnection(Connection):
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._loop.add_reader(self._fd, self._reader)
+        if self._hangups is not None:
+            self._hangups.add(self._fd, self._on_hangup)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -136,8 +142,16 @@ class SocketConnection(Connection):
             else:
                 full = nbytes == len(view)
                 receiver.filled(nbytes)
-            if not full or self._paused or self._closing or self._abandoned:
+            if not (full or self._hung_up) or self._paused or self._closing or self._abandoned:
                 return
+        if self._hung_up:
+            self._loop.call_soon(self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        """No more comes, and nobody may wake us again: read to the end."""
+        self._hung_up = True
+        if not (self._receiver is None or self._eof or self._paused or self._closing or self._abandoned):
+            self.read()
 
     def read_ended(self, error: OSError | None) -> None:
         """Whoever reads in our place has met the end of the stream, or an error."""
@@ -226,6 +240,8 @@ class SocketConnection(Connection):
             self._lose(error)
             return
         self._pending_bytes -= sent
+        if self._closing:
+            self._expect_progress()
         while pending and sent >= len(pending[0]):
             sent -= len(pending.popleft())
         if pending:
@@ -255,11 +271,16 @@ class SocketConnection(Connection):
         if self._closing or self._abandoned:
             return
         self._closing = True
-        self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
+        self._expect_progress()
         if not self._eof:
             self._loop.remove_reader(self._fd)
         if not self._pending:
             self._end_writing()
+
+    def _expect_progress(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        self._linger = self._loop.call_later(_LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:
         if not self._abandoned:

@@ -24,12 +24,15 @@ async def resolve(endpoint: Endpoint, kind: socket.SocketKind, failure: type[Exc
     """
     host, port = endpoint.host_port()
     flags = socket.AI_NUMERICSERV
-    with contextlib.suppress(socket.gaierror):  # a literal address needs no thread, no resolver, and (bytes) no codec
+    with contextlib.suppress(
+        socket.gaierror, UnicodeError
+    ):  # a literal address needs no thread, no resolver, and (bytes) no codec
         return _pick(socket.getaddrinfo(host.encode(), port, type=kind, flags=flags | socket.AI_NUMERICHOST))
     try:
         return _pick(await asyncio.get_running_loop().getaddrinfo(host, port, type=kind, flags=flags))
-    except socket.gaierror as error:
-        raise failure(f"{endpoint.without_options()}: the host '{host}' is not known ({error.strerror})") from None
+    except (socket.gaierror, UnicodeError) as error:  # the second: not even the shape of a name
+        reason = error.strerror if isinstance(error, OSError) else "no name is written so"
+        raise failure(f"{endpoint.without_options()}: the host '{host}' is not known ({reason})") from None
 
 
 def _pick(found: Sequence[tuple[Any, ...]]) -> list[Resolved]:
@@ -60,6 +63,7 @@ def cannot_dial(endpoint: Endpoint, error: OSError | None) -> str:
         errno.ECONNREFUSED: "nobody listens there: check the port, or start the server",
         errno.ENETUNREACH: "there is no route to that network",
         errno.EHOSTUNREACH: "the host cannot be reached",
+        errno.ENOTCONN: "the server closed the connection at once: it may be full, or stopping",
     }
     reason = "no address" if error is None else remedies.get(error.errno, error.strerror or str(error))
     return f"cannot connect to {endpoint.without_options()}: {reason}"

@@ -40,6 +40,7 @@ class Tcp(Transport):
     """`tcp://host:port`."""
 
     name = "tcp"
+    example = "tcp://127.0.0.1:0"
     Options = TcpOptions
 
     def capabilities(self) -> Capabilities:
@@ -74,6 +75,7 @@ class Tcp(Transport):
                 await dial_socket(sock, address)
                 return self._connection(sock)
             except OSError as error:
+                sock.close()
                 failure = error
         raise DialError(cannot_dial(self.endpoint, failure))
 

@@ -42,6 +42,7 @@ class Unix(Transport):
     """`unix:path`."""
 
     name = "unix"
+    example = "unix:{directory}/socket"
     Options = UnixOptions
 
     def capabilities(self) -> Capabilities:
@@ -64,10 +65,11 @@ class Unix(Transport):
         return SocketListener(sock, self.endpoint, self._connection, accept, _remover(path))
 
     async def dial(self) -> Connection:
+        path = self._address()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._set_buffers(sock)
         try:
-            await dial_socket(sock, self._address())
+            await dial_socket(sock, path)
         except OSError as error:
             reasons: dict[int | None, str] = {
                 errno.ENOENT: "there is no such socket: check the path, or start the server",

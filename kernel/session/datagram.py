@@ -39,7 +39,6 @@ from kernel.session.base import (
     Messages,
     Opened,
     OpenRequested,
-    Piece,
     Pong,
     Ready,
     Session,
@@ -269,11 +268,7 @@ class DatagramSession(Session):
             return
         cost = sum(map(len, messages)) + knl.PACKET_HEADER_BYTES * len(messages)
         stream.held_bytes += cost
-        if stream.pieces:
-            overhead = knl.PACKET_HEADER_BYTES
-            self.events += [Piece(stream, m, len(m), True, len(m) + overhead) for m in messages]
-        else:
-            self.events.append(Messages(stream, messages, cost))
+        self.events.append(Messages(stream, messages, cost))
 
     def _on_control(self, kind: int, connection: int, sequence: int, count: int, payload: bytes) -> None:
         if bool(kind & knl.FROM_SERVER) != self._client:

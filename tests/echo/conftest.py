@@ -47,10 +47,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory, environ: dict[str, str]) -> 
 
 @pytest.fixture(scope="module")
 def echoes(serve: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Endpoints of a verbatim echo, by framing, and `unix`."""
+    """Endpoints of a verbatim echo, by framing, and over other transports than tcp."""
     listen = [f"tcp://127.0.0.1:0?framing={framing}" for framing in FRAMINGS]
-    unix = f"unix:{tmp_path_factory.mktemp('socket')}/echo.sock"
-    return dict(zip((*FRAMINGS, "unix"), serve("echo", *listen, unix), strict=True))
+    others = {
+        "unix": f"unix:{tmp_path_factory.mktemp('socket')}/echo.sock",
+        "udp": "udp://127.0.0.1:0",
+        "udp raw": "udp://127.0.0.1:0?framing=raw",
+    }
+    return dict(zip((*FRAMINGS, *others), serve("echo", *listen, *others.values()), strict=True))
 
 
 @pytest.fixture

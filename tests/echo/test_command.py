@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ KERNEL = Path(sys.executable).with_name("kernel")
 TCP = "tcp://127.0.0.1:0"
 
 
-@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length", "unix"])
+@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length", "unix", "udp", "udp raw"])
 def test_text_comes_back_on_stdout_and_the_figures_on_stderr(kernel: Run, echoes: dict[str, str], framing: str) -> None:
     code, out, err = kernel("echo", echoes[framing], "hello", "grüße")
     assert (code, out) == (0, "hello grüße\n")
@@ -43,7 +44,7 @@ def test_bytes_that_are_no_text_pass(kernel: Run, echoes: dict[str, str]) -> Non
     assert (code, os.fsencode(out)) == (0, b"\xff\xfe\n")
 
 
-@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length"])
+@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length", "udp", "udp raw"])
 def test_each_line_of_standard_input_is_a_message(kernel: Run, echoes: dict[str, str], framing: str) -> None:
     code, out, err = kernel("echo", echoes[framing], stdin=b"one\n\nthree\nfour")
     assert (code, out.rstrip("\n")) == (0, "one\n\nthree\nfour")
@@ -84,7 +85,7 @@ def test_json_is_all_there_is_on_stdout(kernel: Run, echoes: dict[str, str]) -> 
     assert report["round_trip_ms"]["min"] <= report["round_trip_ms"]["p50"] <= report["round_trip_ms"]["max"]
 
 
-@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length"])
+@pytest.mark.parametrize("framing", ["knl", "raw", "line", "length", "udp", "udp raw"])
 def test_payloads_suit_every_framing(kernel: Run, echoes: dict[str, str], framing: str) -> None:
     code, out, err = kernel("echo", echoes[framing], "--count", "50", "--size", "5000", "--in-flight", "10")
     assert (code, out) == (0, "")
@@ -164,6 +165,23 @@ def test_what_does_not_go_together_is_refused_in_one_line(kernel: Run, arguments
     assert what in err
 
 
+def test_a_lost_datagram_is_a_loss_and_the_next_goes_on(kernel: Run) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        endpoint = f"udp://127.0.0.1:{silent.getsockname()[1]}?framing=raw"
+        code, out, err = kernel("echo", endpoint, "hello", "--count", "3", "--timeout", "50ms")
+        assert (code, out) == (1, "")
+        assert err.startswith("3 sent, 0 received, 3 lost (100%)")
+        assert [silent.recv(100) for _ in range(3)] == [b"hello"] * 3
+
+
+@pytest.mark.parametrize("arguments", [["--count", "1"], ["--load", "--seconds", "0.1"]])
+def test_what_a_datagram_cannot_hold_is_refused(kernel: Run, echoes: dict[str, str], arguments: list[str]) -> None:
+    code, _, err = kernel("echo", echoes["udp raw"], "--size", "65508", *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "carries at most 65,507 bytes a message, not 65,508" in err
+
+
 def test_a_raw_stream_has_no_empty_message(kernel: Run, echoes: dict[str, str]) -> None:
     code, _, err = kernel("echo", echoes["raw"], "")
     assert code == 2
@@ -171,7 +189,7 @@ def test_a_raw_stream_has_no_empty_message(kernel: Run, echoes: dict[str, str]) 
 
 
 class TestLoad:
-    @pytest.mark.parametrize("framing", ["knl", "raw", "line", "unix"])
+    @pytest.mark.parametrize("framing", ["knl", "raw", "line", "unix", "udp", "udp raw"])
     def test_it_reports_throughput_and_latency(self, kernel: Run, echoes: dict[str, str], framing: str) -> None:
         arguments = ["--load", "--connections", "3", "--in-flight", "5", "--size", "100", "--seconds", "0.2"]
         code, out, err = kernel("echo", echoes[framing], *arguments, "--json")
@@ -205,6 +223,15 @@ class TestLoad:
         )
         report = json.loads(out)
         assert (code, report["messages"], report["lost"]) == (1, 0, 4)
+
+    def test_lost_datagrams_are_counted_and_replaced(self, kernel: Run) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+            silent.bind(("127.0.0.1", 0))
+            endpoint = f"udp://127.0.0.1:{silent.getsockname()[1]}?framing=raw"
+            code, out, _ = kernel("echo", endpoint, "--load", "--seconds", "0.3", "--timeout", "50ms", "--json")
+        report = json.loads(out)
+        assert (code, report["messages"]) == (1, 0)
+        assert report["lost"] >= 2
 
     def test_a_server_that_closes_is_an_error(self, kernel: Run, serve: Serve) -> None:
         (endpoint,) = serve("echo?mode=greeting", TCP)
@@ -274,7 +301,7 @@ class TestTerminal:
 
     def test_an_interrupted_load_reports_too(self, terminal: Start, echoes: dict[str, str]) -> None:
         shown = terminal(echoes["knl"], "--load", "--seconds", "1h")
-        assert b"1.0 s " in shown.read_until(b"p99")
+        assert b" messages/s, " in shown.read_until(b"p99")
         shown.interrupt()
         assert b"latency in ms" in shown.read_until(b"latency in ms")
         assert shown.wait() == 130

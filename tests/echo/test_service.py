@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel import Code, Endpoint, OptionError, Server, connect
+from kernel import Channel, ChannelHandler, Code, Endpoint, NeedsCapability, OptionError, Server, connect
 from kernel.plugins.echo.payload import generated
 
 GUARD_SECONDS = 20
@@ -185,3 +185,22 @@ class TestOptions:
         with pytest.raises(OptionError, match=what) as caught:
             await Server([plugin], ["tcp://127.0.0.1:0"]).start()
         assert "\n" not in str(caught.value)
+
+    async def test_nobody_is_flooded_over_datagrams(self) -> None:
+        with pytest.raises(NeedsCapability, match="delivery of every message"):
+            await Server(["echo?mode=generate"], ["udp://127.0.0.1:0"]).start()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:0?framing=raw", "udp://127.0.0.1:0?framing=raw"]
+)
+async def test_a_clients_handler_knows_its_channel_before_the_client_does(endpoint: str) -> None:
+    class Handler(ChannelHandler):
+        channel: Channel | None = None
+
+        def opened(self, channel: Channel) -> None:
+            self.channel = channel
+
+    handler = Handler()
+    async with serving("echo", endpoint) as bound, connect(bound, "echo", handler=handler) as channel:
+        assert handler.channel is channel

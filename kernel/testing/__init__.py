@@ -1,0 +1,25 @@
+"""The conformance kit: prove that a plugin keeps what the interface (`kernel.api`) promises.
+
+    class TestMyTransport(TransportSuite):
+        transport = MyTransport
+
+Under pytest, or without it by `kernel plugins check NAME`. It needs nothing that the kernel itself does not need.
+"""
+
+from __future__ import annotations
+
+from kernel.testing.checks import CheckFailed, Outcome, Suite, check, require, run_checks, skip
+from kernel.testing.plugins import LocalRegistry
+from kernel.testing.transports import TransportSuite
+
+__all__ = [
+    "CheckFailed",
+    "LocalRegistry",
+    "Outcome",
+    "Suite",
+    "TransportSuite",
+    "check",
+    "require",
+    "run_checks",
+    "skip",
+]

@@ -449,7 +449,7 @@ class LearnsItsCapabilitiesLater(RelayLayer):
 @found_by("peer credentials are as declared")
 class PromisesCredentials(RelayLayer):
     def capabilities(self) -> Capabilities:
-        return dataclasses.replace(super().capabilities(), peer_credentials=True)
+        return dataclasses.replace(super().capabilities(), identity="unix")
 
 
 @found_by("many clients at once")

@@ -40,8 +40,8 @@ class LaneKeeper:
         self._session = session
         self._channel = channel
         self._reads = 0
-        make_lane = engine("c").lane
-        assert make_lane is not None
+        from kernel.framing.native import make_lane  # there for sure only where the engine is C
+
         self.lane: Any = make_lane(
             connection.fileno(),
             connection.scratch,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, overload
+from typing import Protocol, TypeVar, overload
 
 from kernel.framing.errors import DecodeError
 from kernel.framing.layout import Knl, Layout, Length
@@ -118,8 +118,6 @@ class Engine:
     encode_knl: EncodeKnl
     measure: Callable[[Sequence[Buffer]], tuple[int, int]]
     """The sum of the sizes of some messages, and the longest one's size."""
-    lane: Callable[..., Any] | None
-    """The short way between a socket and a service; see kernel/lane.py. None where the engine has none."""
     crc32: Crc32
     assembler: Callable[[int, int], Assembler]
     parse_packet: Callable[[Buffer], Packet]

@@ -39,10 +39,12 @@ ENGINE = Engine(
     knl_header=_bridge.knl_header,
     encode_knl=_bridge.encode_knl,
     measure=_bridge.measure,
-    lane=_bridge.lane,
     crc32=_bridge.crc32,
     assembler=_bridge.assembler,
     parse_packet=_bridge.parse_packet,
     pack_fragments=_bridge.pack_fragments,
     reassembly=_bridge.reassembly,
 )
+
+make_lane = _bridge.lane
+"""The short way between a socket and a service, for kernel/lane.py: what decodes and encodes there is this engine."""

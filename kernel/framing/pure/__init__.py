@@ -17,7 +17,6 @@ ENGINE = Engine(
     knl_header=knl_header,
     encode_knl=encode_knl,
     measure=measure,
-    lane=None,
     crc32=crc32,
     assembler=Assembler,
     parse_packet=parse_packet,

@@ -174,6 +174,7 @@ class Link:
         """
         stream = self.session.open(service, pieces=pieces)
         channel = self._attach(stream, handler, couples=False)
+        self._dispatch(self.session.take_events())  # without a handshake of its own, the channel is open already
         self.schedule_flush()
         return channel
 

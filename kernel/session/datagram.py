@@ -147,12 +147,15 @@ class DatagramSession(Session):
         return self.take_events()
 
     def close(self, code: Code, reason: str) -> None:
-        if not self._ended:
-            if code is Code.OK:
-                self._farewell(Code.LOST, reason or "the peer closed the connection")
-            else:
-                self._farewell(code, reason)
-            self._end(Code.LOST if code is Code.OK else code, reason, by_peer=False)
+        if self._ended:
+            return
+        if code is Code.OK and self._has_said_all:
+            self._end_in_order()
+            return
+        if code is Code.OK:
+            code, reason = Code.LOST, reason or "the peer closed the connection"
+        self._farewell(code, reason)
+        self._end(code, reason, by_peer=False)
 
     def received_eof(self) -> list[Event]:
         """Datagrams have no end; the transport lost its socket."""
@@ -336,10 +339,6 @@ class DatagramSession(Session):
             code, reason = packets.unpack_reason(payload)
             self._due.clear()
             self._end(code, reason, by_peer=True)
-
-    def _on_early_data(self, _sequence: int, _payload: bytes) -> None:
-        """Data that overtook the ACCEPT: there is no place for it yet."""
-        self.counters.foreign += 1
 
     def _on_receipt(self, number: int, payload: bytes) -> None:
         receipt = packets.unpack_receipt(payload)
@@ -545,6 +544,13 @@ class DatagramSession(Session):
         return self.limits.channel_credit_bytes - (0 if self._stream is None else self._stream.held_bytes)
 
     @property
+    def _has_said_all(self) -> bool:
+        """Our direction was finished, and nothing of it waits here any more."""
+        if not self._finish_due or self._sender is None or self._stream is None:
+            return False
+        return not self._sender.has_data(self._stream)
+
+    @property
     def _direction(self) -> int:
         return 0 if self._client else knl.FROM_SERVER
 
@@ -565,7 +571,6 @@ class DatagramSession(Session):
 
 _Handler = Callable[[DatagramSession, int, bytes], None]
 _COMMON_HANDLERS: dict[int, _Handler] = {
-    Kind.DATA: DatagramSession._on_early_data,
     Kind.RECEIPT: DatagramSession._on_receipt,
     Kind.PING: DatagramSession._on_ping,
     Kind.PONG: DatagramSession._on_pong,

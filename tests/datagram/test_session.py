@@ -143,6 +143,22 @@ def test_closing_the_session_is_not_taken_for_the_end_of_the_channel():
     assert over(sim.server).code is Code.LOST
 
 
+def test_closing_the_session_after_the_last_message_ends_in_order():
+    sim = Simulation()
+    stream = sim.open()
+    sim.client.session.finish(stream)
+    sim.client.session.close(Code.OK, "")
+    sim.run(lambda: over(sim.server) is not None)
+    assert over(sim.client).code is over(sim.server).code is Code.OK
+    sim = Simulation()
+    stream = sim.open()
+    sim.client.session.send(stream, b"not out yet")
+    sim.client.session.finish(stream)
+    sim.client.session.close(Code.OK, "")
+    sim.run(lambda: over(sim.server) is not None)
+    assert over(sim.server).code is Code.LOST
+
+
 def test_going_away_is_told():
     sim = Simulation()
     sim.open()
@@ -171,7 +187,7 @@ def test_writable_is_told_once_when_all_is_out():
     assert len(sim.client.told(base.Writable)) == 1
 
 
-def test_pieces_become_one_message_and_come_as_one():
+def test_pieces_become_one_message_which_comes_whole_also_to_who_asked_for_pieces():
     sim = Simulation()
     stream = sim.open()
     sim.server.stream.pieces = True

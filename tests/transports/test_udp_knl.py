@@ -167,6 +167,21 @@ async def test_a_plain_socket_talks_to_a_raw_listener():
             assert await channel.receive() == b"X" * 65_507
 
 
+async def test_a_handler_knows_its_channel_before_open_returns():
+    opened: list[kernel.Channel] = []
+
+    class Handler(kernel.ChannelHandler):
+        def opened(self, channel: kernel.Channel) -> None:
+            opened.append(channel)
+
+    async with Server(["echo"], [KNL, RAW]) as server:
+        for endpoint in server.endpoints:
+            async with kernel.dial(endpoint) as client:
+                channel = await client.open("echo", handler=Handler())
+                assert opened == [channel]
+                opened.clear()
+
+
 async def test_many_clients_at_once_lose_nothing_on_the_loopback():
     async def talk(number: int) -> None:
         rng = random.Random(number)

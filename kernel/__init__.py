@@ -18,7 +18,7 @@ _NAMES = {
     "kernel.blocking": "BlockingChannel",
     "kernel.channel": "Channel",
     "kernel.client": "Client connect dial",
-    "kernel.commands": "Loop byte_count duration run",
+    "kernel.commands": "Loop byte_count duration run secret_options",
     "kernel.datagram.gate": "DatagramGate",
     "kernel.datagram.peers": "PeerTable",
     "kernel.datagram.reassembly": "ReassemblyBudget",
@@ -62,7 +62,13 @@ if TYPE_CHECKING:
     from kernel.blocking import BlockingChannel as BlockingChannel
     from kernel.channel import Channel as Channel
     from kernel.client import Client as Client, connect as connect, dial as dial
-    from kernel.commands import Loop as Loop, byte_count as byte_count, duration as duration, run as run
+    from kernel.commands import (
+        Loop as Loop,
+        byte_count as byte_count,
+        duration as duration,
+        run as run,
+        secret_options as secret_options,
+    )
     from kernel.datagram.gate import DatagramGate as DatagramGate
     from kernel.datagram.peers import PeerTable as PeerTable
     from kernel.datagram.reassembly import ReassemblyBudget as ReassemblyBudget

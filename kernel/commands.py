@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import click
 
 from kernel import options
 from kernel.config import Loop as Loop
+from kernel.credentials import find_keys
 from kernel.errors import OptionError, UsageError
 
 T = TypeVar("T")
@@ -30,6 +32,29 @@ def _read(read: Callable[[str], T], text: str) -> T:
         return read(text)
     except OptionError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def secret_options(command: Callable[..., T]) -> Callable[..., T]:
+    """A decorator, below `click.command`: the options by which a client gets its keys.
+
+    The command is called with `keys`, a `Keyring` or None, for `kernel.connect` and `kernel.dial`.
+    """
+
+    @click.option(
+        "--secret-file",
+        default="",
+        envvar="KERNEL_SECRET_FILE",
+        metavar="FILE",
+        help="Prove the key in FILE, as `kernel keys new` makes it.",
+    )
+    @click.option(
+        "--secret-fd", type=click.IntRange(min=0), metavar="N", help="The same, from an inherited descriptor."
+    )
+    @functools.wraps(command)
+    def with_keys(*args: Any, secret_file: str, secret_fd: int | None, **kwargs: Any) -> T:
+        return command(*args, keys=find_keys(secret_file, secret_fd), **kwargs)
+
+    return with_keys
 
 
 def run(main: Coroutine[Any, Any, T], loop: Loop = "asyncio") -> T:

@@ -12,6 +12,9 @@ A file is TOML, its keys are the names of the settings:
     [plugin.echo]          # or: plugin = ["echo?mode=upper"]
     mode = "upper"
 
+    [policy]               # who may open what
+    "hmac:alice" = ["echo"]
+
     [limits]
     message_bytes_max = "1MiB"
 """
@@ -44,6 +47,9 @@ class Settings:
         log_level, log_format: see `kernel.logs`.
         strict_plugins: a broken plugin ends the start, in place of being left out.
         plugins_allowed, plugins_denied: see `kernel.registry.Policy`.
+        secret_file, secret_fd: where the keys of `auth=hmac` are; see `kernel.credentials` for the other sources.
+        allow_insecure_network: listeners may be open to the network without authentication or encryption.
+        policy: for each pattern of principals the services that they may open; None: no table. See `AccessPolicy`.
         limits: see `kernel.limits`.
     """
 
@@ -56,6 +62,10 @@ class Settings:
     strict_plugins: bool = False
     plugins_allowed: tuple[str, ...] = ()
     plugins_denied: tuple[str, ...] = ()
+    secret_file: str = ""
+    secret_fd: int | None = None
+    allow_insecure_network: bool = False
+    policy: Mapping[str, tuple[str, ...]] | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
 
 
@@ -115,6 +125,8 @@ def _checked(layer: Layer) -> Iterator[tuple[str, Any]]:
             raise OptionError(unknown(name, _NAMES, layer.source))
         if name == "limits":
             yield name, dict(_limits(value, layer.source))
+        elif name == "policy":
+            yield name, dict(_policy(value, layer.source))
         elif name in _LISTS:
             yield name, tuple(_texts(name, value, layer.source))
         else:
@@ -132,6 +144,15 @@ def _limits(value: object, source: str) -> Iterator[tuple[str, Any]]:
         if number <= 0:
             raise OptionError(f"{source}: [limits]: option '{name}={value[name]}': a limit is more than 0")
         yield name, number
+
+
+def _policy(value: object, source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if not isinstance(value, Mapping):
+        raise OptionError(f'{source}: \'policy\' is a table: write [policy] and lines like "hmac:alice" = ["echo"]')
+    for pattern, services in value.items():
+        if not isinstance(services, list | tuple) or not all(isinstance(service, str) for service in services):
+            raise OptionError(f"{source}: [policy]: '{pattern}' needs a list of services, for example [\"echo\"]")
+        yield pattern, tuple(services)
 
 
 def _texts(name: str, value: object, source: str) -> Iterator[str]:
@@ -176,7 +197,7 @@ def _text(value: object, where: str) -> str:
 
 
 def variables(environ: Mapping[str, str]) -> Iterator[Layer]:
-    """KERNEL_LISTEN, KERNEL_LOG_LEVEL, ...: lists are separated by spaces; KERNEL_LIMITS holds NAME=VALUE pairs."""
+    """KERNEL_LISTEN, KERNEL_LOG_LEVEL, ...: lists are separated by spaces, tables hold pairs (NAME=VALUE)."""
     for name in _NAMES:
         variable = f"KERNEL_{name.upper()}"
         text = environ.get(variable)
@@ -184,6 +205,8 @@ def variables(environ: Mapping[str, str]) -> Iterator[Layer]:
             continue
         if name == "limits":
             yield Layer(variable, {name: limit_pairs(text.split(), variable)})
+        elif name == "policy":
+            yield Layer(variable, {name: policy_pairs(text.split(), variable)})
         else:
             yield Layer(variable, {name: text.split() if name in _LISTS else text})
 
@@ -199,6 +222,21 @@ def limit_pairs(pairs: Iterable[str], source: str) -> dict[str, str]:
         if not equals:
             raise OptionError(f"{source}: '{name}' is not NAME=VALUE, for example connections_max=100")
     return {name: value for name, _, value in split}
+
+
+def policy_pairs(pairs: Iterable[str], source: str) -> dict[str, list[str]]:
+    """`PATTERN=SERVICE,SERVICE` texts as a mapping.
+
+    Raises:
+        OptionError: a pair without its `=`.
+    """
+    rules: dict[str, list[str]] = {}
+    for pair in pairs:
+        pattern, equals, services = pair.rpartition("=")
+        if not equals:
+            raise OptionError(f"{source}: '{pair}' is not PRINCIPAL=SERVICE,..., for example hmac:alice=echo")
+        rules.setdefault(pattern, []).extend(filter(None, services.split(",")))
+    return rules
 
 
 def _file_layer(path: Path) -> Layer:

@@ -25,6 +25,7 @@ from kernel.auth.policy import AccessPolicy
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
 from kernel.errors import BrokenPlugin, Code, PluginError, StartError, UsageError
+from kernel.exposure import check_exposure
 from kernel.limits import Limits
 from kernel.link import TICK_SECONDS, Link
 from kernel.refusals import Refusals
@@ -57,6 +58,7 @@ class Server:
         registry: where plugins are found; None: all that is installed.
         keys: with which peers prove who they are (`auth=hmac`); a listener that has no other way then asks for it.
         policy: who may open which service; None: whoever has met his listener's level may open everything.
+        allow_insecure_network: listeners may be open to the network without authentication or encryption.
         strict_plugins: a broken plugin fails the start; off: it is named in the log and left out, with what needs it.
     """
 
@@ -69,14 +71,16 @@ class Server:
         registry: Registry | None = None,
         keys: Keyring | None = None,
         policy: AccessPolicy | None = None,
+        allow_insecure_network: bool = False,
         strict_plugins: bool = True,
     ) -> None:
         self.limits = limits or Limits()
         self._plugins = list(plugins)
         self._listen = list(listen)
         self._registry = registry or Registry()
-        self._keys = keys
+        self.keys = keys
         self._policy = policy or AccessPolicy()
+        self._allow_insecure_network = allow_insecure_network
         self._strict_plugins = strict_plugins
         self._services: dict[str, _Hosted] = {}
         self._wirings: list[Wiring] = []
@@ -143,6 +147,23 @@ class Server:
         """
         self.limits = self._admission.limits = limits
         self._wirings = [self._wire(wiring.endpoint, wiring.service) for wiring in self._wirings]
+
+    def set_access(self, keys: Keyring | None, policy: AccessPolicy | None) -> None:
+        """Change the keys for connections to come, and the policy for channels to come.
+
+        Raises:
+            UsageError: a listener would ask for another level of authentication than it does; nothing is changed.
+        """
+        before, self.keys = self.keys, keys
+        try:
+            wirings = [self._wire(wiring.endpoint, wiring.service) for wiring in self._wirings]
+            for old, new in zip(self._wirings, wirings, strict=True):
+                if old.auth != new.auth:
+                    raise UsageError(f"'{old.endpoint}' would change from auth={old.auth} to auth={new.auth}: restart")
+        except UsageError:
+            self.keys = before
+            raise
+        self._wirings, self._policy = wirings, policy or AccessPolicy()
 
     async def drain(self, deadline_seconds: float | None = None) -> None:
         """Stop in order: take nothing new, let channels finish until the deadline, then stop.
@@ -214,10 +235,14 @@ class Server:
         served = [wiring for wiring in wirings if self._is_served(wiring, names)]
         if not served:
             raise StartError("nothing is left to listen on: every listener was bound to a service that is broken")
+        for wiring in served:
+            check_exposure(wiring, allowed=self._allow_insecure_network)
+        for name in self._policy.services - set(names):
+            log.warning("the policy names the service '%s', which is not served here", name)
         return served
 
     def _wire(self, endpoint: str | Endpoint, service: str) -> Wiring:
-        return wire(endpoint, self._registry, self.limits, client=False, service=service, keys=self._keys)
+        return wire(endpoint, self._registry, self.limits, client=False, service=service, keys=self.keys)
 
     def _unbroken(self, items: Sequence[S], make: Callable[[S], T]) -> list[T]:
         """What can be made of the items; those whose plugin is broken are left out, unless that leaves nothing."""

@@ -85,10 +85,13 @@ class Keyring:
     @property
     def first(self) -> Key:
         """The key that a client proves."""
-        return next(iter(self._keys.values()))
+        return next(iter(self))
 
     def find(self, key_id: str) -> Key | None:
         return self._keys.get(key_id)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys.values())
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -33,6 +33,7 @@ class Own(NamedTuple):
 
 OWN = {
     "bench": Own("kernel.cli.bench", "bench", "Measure on this machine."),
+    "keys": Own("kernel.cli.keys", "keys", "Make and look at shared keys."),
     "plugins": Own("kernel.cli.plugins", "plugins", "Show which plugins are installed."),
     "serve": Own("kernel.cli.serve", "serve", "Serve plugins over any transports."),
 }

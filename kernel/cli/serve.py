@@ -16,9 +16,11 @@ from typing import Any
 import click
 
 from kernel import commands, config, logs
+from kernel.auth.policy import AccessPolicy
 from kernel.cli import supervision
 from kernel.cli.banner import banner
 from kernel.cli.root import INTERRUPTED
+from kernel.credentials import find_keys
 from kernel.errors import KernelError, UsageError
 from kernel.registry import Policy, Registry
 from kernel.server import Server
@@ -35,6 +37,17 @@ log = logging.getLogger("kernel.serve")
 @click.option("--ready-file", metavar="FILE", help="Written once everything listens: JSON with pid and endpoints.")
 @click.option(
     "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit (docs/limits.md); repeats."
+)
+@click.option("--secret-file", metavar="FILE", help="Peers prove a key of FILE; `kernel keys new FILE` makes one.")
+@click.option("--secret-fd", type=click.IntRange(min=0), metavar="N", help="The same, from an inherited descriptor.")
+@click.option(
+    "--policy", multiple=True, metavar="PRINCIPAL=SERVICE,...", help="Who may open what; repeats. Others may nothing."
+)
+@click.option(
+    "--allow-insecure-network",
+    is_flag=True,
+    default=None,
+    help="Listen on the network without authentication or encryption.",
 )
 @click.option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), help="The event loop; auto: uvloop if there.")
 @click.option("--strict-plugins", is_flag=True, default=None, help="A broken plugin ends the start.")
@@ -58,6 +71,8 @@ def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
     if verbose or quiet:
         flags["log_level"] = flags["log_level"] or ("debug" if verbose else "warning")
     said = {name: value for name, value in flags.items() if value not in (None, ())}
+    if "policy" in said:
+        said["policy"] = config.policy_pairs(said["policy"], "--policy")
     if "limits" in said:
         said["limits"] = config.limit_pairs(said["limits"], "--limit")
 
@@ -81,6 +96,9 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         listen,
         limits=settings.limits,
         registry=registry,
+        keys=find_keys(settings.secret_file, settings.secret_fd),
+        policy=AccessPolicy(settings.policy),
+        allow_insecure_network=settings.allow_insecure_network,
         strict_plugins=settings.strict_plugins,
     )
     stopping = _watch_signals(lambda: _reload(load, server))
@@ -120,9 +138,12 @@ def _reload(load: Callable[[], config.Settings], server: Server) -> None:
     """Read the settings again, and take over those that can change while the server runs."""
     try:
         settings = load()
+        # What a descriptor gave has been read, and is gone.
+        keys = server.keys if settings.secret_fd is not None else find_keys(settings.secret_file)
+        server.set_access(keys, AccessPolicy(settings.policy))
     except KernelError as error:
         log.error("the settings stay as they were: %s", error)
         return
     server.set_limits(settings.limits)
-    log.info("the settings were read again: the limits, and the log level, hold from now on")
+    log.info("the settings were read again: keys, policy, limits and log level hold from now on")
     logs.set_level(settings.log_level)

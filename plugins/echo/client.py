@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from kernel.api import Capabilities, ChannelHandler
+from kernel.auth.keys import Keyring
 from kernel.channel import Channel
 from kernel.client import dial
 from kernel.errors import ChannelClosed, Code, UsageError
@@ -39,6 +40,7 @@ class Plan:
         expect: what should come back; see `check.Expect`.
         interval_seconds: from the start of one message to the start of the next.
         timeout_seconds: how long to wait for a reply, and for the connection.
+        keys: the first of them proves who we are; None: the server need not know.
         in_flight: how many messages may wait for their reply at once.
         display: what to show meanwhile.
     """
@@ -48,6 +50,7 @@ class Plan:
     expect: Expect
     interval_seconds: float = 0.0
     timeout_seconds: float = 5.0
+    keys: Keyring | None = None
     in_flight: int = 1
     display: Display = field(default_factory=Display)
 
@@ -58,7 +61,7 @@ async def run(plan: Plan, tally: Tally) -> None:
     Raises:
         KernelError: there was no conversation, or the plan does not fit the channel.
     """
-    async with dial(plan.endpoint, timeout_seconds=plan.timeout_seconds) as client:
+    async with dial(plan.endpoint, keys=plan.keys, timeout_seconds=plan.timeout_seconds) as client:
         conversation = _Conversation(plan, tally, client.capabilities)
         channel = await client.open("echo", handler=conversation, pieces=True)
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kernel.commands import Loop, byte_count, duration, run as run_command
+from kernel.commands import Loop, byte_count, duration, run as run_command, secret_options
 from kernel.endpoint import Endpoint
 from kernel.errors import KernelError, UsageError
 from kernel.limits import Limits
@@ -23,6 +23,8 @@ from kernel.limits import Limits
 from .payload import Payload, generated, of_bytes
 
 if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+
     from .check import Display, Expect
     from .client import Payloads
     from .display import TextDisplay
@@ -56,6 +58,7 @@ _EXPECT: dict[str, Expect] = {"verbatim": lambda part: part, "upper": bytes.uppe
 @click.option("--load", is_flag=True, help="Send as much as the line carries, and report throughput and latency.")
 @click.option("--connections", type=click.IntRange(min=1), metavar="N", help="With --load: how many [1].")
 @click.option("--seconds", callback=duration, metavar="S", help="With --load: how long [5].")
+@secret_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.option("-q", "--quiet", is_flag=True, help="No statistics, only replies and errors.")
 def echo(load: bool, **given: Any) -> int:
@@ -96,6 +99,7 @@ class _Wish:
     seconds: float | None
     as_json: bool
     quiet: bool
+    keys: Keyring | None
 
     def refuse(self, why: str, *names: str) -> None:
         """Options that do not go together are said so, not ignored."""
@@ -149,6 +153,7 @@ def _check(wish: _Wish) -> int:
         expect=_EXPECT[wish.expect or "verbatim"],
         interval_seconds=wish.pace,
         timeout_seconds=wish.timeout,
+        keys=wish.keys,
         in_flight=wish.in_flight or 1,
         display=display,
     )
@@ -221,6 +226,7 @@ def _load(wish: _Wish) -> int:
         size=_SIZE_DEFAULT if wish.size is None else wish.size,
         seconds=_LOAD_SECONDS_DEFAULT if wish.seconds is None else wish.seconds,
         timeout_seconds=wish.timeout,
+        keys=wish.keys,
         printable=wish.printable,
         interval=load.print_interval if shows_intervals else load.ignore_interval,
     )

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernel.api import Capabilities, ChannelHandler
+from kernel.auth.keys import Keyring
 from kernel.channel import Channel
 from kernel.client import dial
 from kernel.errors import Code, KernelError, UsageError
@@ -42,6 +43,7 @@ class LoadPlan:
     Attributes:
         endpoint: where the server is.
         timeout_seconds: how long to wait for a reply, and for a connection.
+        keys: the first of them proves who we are; None: the server need not know.
         printable: keep to letters and digits, for framings that cut at a byte value.
         interval: called once a second with this plan, the seconds since the start, and what was counted meanwhile.
     """
@@ -54,6 +56,7 @@ class LoadPlan:
     timeout_seconds: float
     printable: bool
     interval: Callable[[LoadPlan, float, Figures], None]
+    keys: Keyring | None = None
 
 
 @dataclass(slots=True)
@@ -303,7 +306,7 @@ async def _connect_all(plan: LoadPlan, meter: _Meter, stack: contextlib.AsyncExi
 
 
 async def _connect(plan: LoadPlan, meter: _Meter, stack: contextlib.AsyncExitStack) -> _Window:
-    client = await stack.enter_async_context(dial(plan.endpoint, timeout_seconds=plan.timeout_seconds))
+    client = await stack.enter_async_context(dial(plan.endpoint, keys=plan.keys, timeout_seconds=plan.timeout_seconds))
     window = _window(plan, meter, client.capabilities)
     await client.open("echo", handler=window)
     return window

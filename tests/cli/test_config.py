@@ -107,6 +107,11 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
         strict_plugins = true
         plugins_allowed = ["a"]
         plugins_denied = ["b"]
+        secret_file = "k"
+        secret_fd = 3
+        allow_insecure_network = true
+        [policy]
+        "hmac:alice" = ["echo"]
         [limits]
         {limits}
         """,
@@ -123,6 +128,11 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
         ("log_levl = 1", "FILE has no option 'log_levl': did you mean 'log_level'?"),
         ('log_level = "loud"', "FILE: option 'log_level=loud': write one of debug, info, warning, error"),
         ("log_level = ", "FILE is not TOML: Invalid value (at end of document)"),
+        ("policy = 3", 'FILE: \'policy\' is a table: write [policy] and lines like "hmac:alice" = ["echo"]'),
+        (
+            "[policy]\nanonymous = 'echo'",
+            "FILE: [policy]: 'anonymous' needs a list of services, for example [\"echo\"]",
+        ),
         ("limits = 3", "FILE: 'limits' is a table: write [limits] and a line for each limit"),
         ("[limits]\nframes_max = 1", "FILE: [limits] has no option 'frames_max': did you mean 'frame_bytes_max'?"),
         ("[limits]\nframe_bytes_max = 0", "FILE: [limits]: option 'frame_bytes_max=0': a limit is more than 0"),
@@ -157,6 +167,10 @@ def test_a_mistake_is_named_even_where_a_higher_layer_hides_it(tmp_path: Path, e
     ("variables", "message"),
     [
         ({"KERNEL_LOOP": "x"}, "KERNEL_LOOP: option 'loop=x': write one of auto, asyncio, uvloop"),
+        (
+            {"KERNEL_POLICY": "a"},
+            "KERNEL_POLICY: 'a' is not PRINCIPAL=SERVICE,..., for example hmac:alice=echo",
+        ),
         ({"KERNEL_LIMITS": "a"}, "KERNEL_LIMITS: 'a' is not NAME=VALUE, for example connections_max=100"),
     ],
 )

@@ -146,3 +146,15 @@ def test_a_third_partys_distribution_is_installed_with_pip_and_served(place: Pla
         assert place.kernel("shout", server.endpoints[0], "hello") == "HELLO!\n"
     finally:
         server.end()
+
+
+def test_an_example_brings_a_service_and_a_transport_that_are_found_and_used(place: Place, tmp_path: Path):
+    place.install(build(ROOT / "examples" / "hello-service", tmp_path))
+
+    endpoint = f"abstract://hello-{os.getpid()}"
+    server = place.serve("--plugin", "hello?greeting=Moin", "--listen", endpoint)
+    try:
+        assert f"      kernel echo --service hello --expect any {endpoint} Ada\n" in server.output
+        assert place.kernel("echo", "--service", "hello", "--expect", "any", "-q", endpoint, "Ada") == "Moin, Ada!\n"
+    finally:
+        server.end()

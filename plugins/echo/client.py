@@ -36,6 +36,7 @@ class Plan:
 
     Attributes:
         endpoint: where the server is.
+        service: the service's name there.
         payloads: the messages.
         expect: what should come back; see `check.Expect`.
         interval_seconds: from the start of one message to the start of the next.
@@ -46,6 +47,7 @@ class Plan:
     """
 
     endpoint: str
+    service: str
     payloads: Payloads
     expect: Expect
     interval_seconds: float = 0.0
@@ -63,7 +65,7 @@ async def run(plan: Plan, tally: Tally) -> None:
     """
     async with dial(plan.endpoint, keys=plan.keys, timeout_seconds=plan.timeout_seconds) as client:
         conversation = _Conversation(plan, tally, client.capabilities)
-        channel = await client.open("echo", handler=conversation, pieces=True)
+        channel = await client.open(plan.service, handler=conversation, pieces=True)
         started = time.perf_counter()
         try:
             await conversation.hold(channel)

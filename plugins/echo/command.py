@@ -55,6 +55,7 @@ _EXPECT: dict[str, Expect] = {"verbatim": lambda part: part, "upper": bytes.uppe
     "--in-flight", type=click.IntRange(min=1), metavar="N", help="How many messages may wait for their reply at once."
 )
 @click.option("--expect", type=click.Choice(list(_EXPECT)), help="What a right reply is [verbatim].")
+@click.option("--service", default="echo", metavar="NAME", help="Another service that answers each message [echo].")
 @click.option("--load", is_flag=True, help="Send as much as the line carries, and report throughput and latency.")
 @click.option("--connections", type=click.IntRange(min=1), metavar="N", help="With --load: how many [1].")
 @click.option("--seconds", callback=duration, metavar="S", help="With --load: how long [5].")
@@ -95,6 +96,7 @@ class _Wish:
     timeout: float
     in_flight: int | None
     expect: str | None
+    service: str
     connections: int | None
     seconds: float | None
     as_json: bool
@@ -149,6 +151,7 @@ def _check(wish: _Wish) -> int:
     payloads, display = _what_to_send(wish)
     plan = client.Plan(
         endpoint=wish.endpoint,
+        service=wish.service,
         payloads=payloads,
         expect=_EXPECT[wish.expect or "verbatim"],
         interval_seconds=wish.pace,
@@ -221,6 +224,7 @@ def _load(wish: _Wish) -> int:
     shows_intervals = sys.stderr.isatty() and not (wish.quiet or wish.as_json)
     plan = load.LoadPlan(
         endpoint=wish.endpoint,
+        service=wish.service,
         connections=wish.connections or 1,
         in_flight=wish.in_flight or 1,
         size=_SIZE_DEFAULT if wish.size is None else wish.size,

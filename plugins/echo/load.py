@@ -42,6 +42,7 @@ class LoadPlan:
 
     Attributes:
         endpoint: where the server is.
+        service: the service's name there.
         timeout_seconds: how long to wait for a reply, and for a connection.
         keys: the first of them proves who we are; None: the server need not know.
         printable: keep to letters and digits, for framings that cut at a byte value.
@@ -49,6 +50,7 @@ class LoadPlan:
     """
 
     endpoint: str
+    service: str
     connections: int
     in_flight: int
     size: int
@@ -308,7 +310,7 @@ async def _connect_all(plan: LoadPlan, meter: _Meter, stack: contextlib.AsyncExi
 async def _connect(plan: LoadPlan, meter: _Meter, stack: contextlib.AsyncExitStack) -> _Window:
     client = await stack.enter_async_context(dial(plan.endpoint, keys=plan.keys, timeout_seconds=plan.timeout_seconds))
     window = _window(plan, meter, client.capabilities)
-    await client.open("echo", handler=window)
+    await client.open(plan.service, handler=window)
     return window
 
 

@@ -9,9 +9,18 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from kernel.api import Acceptor, Buffer, Capabilities, Connection, Listener, Receiver, Transport
-from kernel.endpoint import Endpoint
-from kernel.errors import DialError, StartError
+from kernel import (
+    Acceptor,
+    Buffer,
+    Capabilities,
+    Connection,
+    DialError,
+    Endpoint,
+    Listener,
+    Receiver,
+    StartError,
+    Transport,
+)
 
 
 class AbstractConnection(Connection, asyncio.Protocol):
@@ -133,7 +142,7 @@ class Abstract(Transport):
     async def listen(self, accept: Acceptor) -> Listener:
         if sys.platform != "linux":
             raise StartError(f"{self.endpoint} needs Linux: take unix:/path instead")
-        listener = AbstractListener(self.endpoint.without_options(), accept)
+        listener = AbstractListener(self.endpoint, accept)
         try:
             await listener.bind(self._path())
         except OSError as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from kernel.api import Service, ServiceContext
-from kernel.channel import Channel
-from kernel.options import Meta
+from kernel import Channel, Meta, Service, ServiceContext
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,7 @@ class Hello(Service):
 
     name = "hello"
     Options = HelloOptions
+    example = "kernel echo --service hello --expect any {endpoint} Ada"
 
     def __init__(self, options: HelloOptions, context: ServiceContext) -> None:
         super().__init__(options, context)
@@ -29,4 +28,5 @@ class Hello(Service):
 
     async def serve(self, channel: Channel) -> None:
         async for name in channel:
-            await channel.send(self._before + name + b"!")
+            channel.send(self._before + name + b"!")
+            await channel.drain()

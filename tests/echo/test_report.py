@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import get_args, get_type_hints
 
+from documents import ROOT, blocks
+
+from kernel.options import describe
+from kernel.plugins.echo import EchoOptions, load
 from kernel.plugins.echo.report import Tally, as_json, lines
 
 
@@ -40,3 +45,19 @@ def test_json_has_every_count() -> None:
         "lost": 1,
         "corrupt": 0,
     }
+
+
+def test_the_page_shows_every_figure_and_every_option() -> None:
+    shown, loaded = (json.loads(block) for block in blocks("docs/echo.md", "json"))
+    report = as_json(Tally())
+    assert [*shown] == ["endpoint", *report]
+    assert [*shown["round_trip_ms"]] == [*report["round_trip_ms"]]
+    plan = load.LoadPlan("tcp://h:1", "echo", 1, 1, 1, 1.0, 1.0, False, load.ignore_interval)
+    report = load.as_json(plan, load.Figures())
+    assert [*loaded] == ["endpoint", *report]
+    assert [*loaded["latency_ms"]] == [*report["latency_ms"]]
+    page = (ROOT / "docs" / "echo.md").read_text()
+    for option in describe(EchoOptions):
+        assert f"\n| `{option.name}` | `{option.default}` |" in page
+    for mode in get_args(get_type_hints(EchoOptions)["mode"]):
+        assert f"\n| `{mode}` |" in page

@@ -18,6 +18,7 @@ from distributions import install
 
 from kernel import Code, DialError, OptionError, Server, StartError, connect
 from kernel.registry import Registry
+from kernel.testing import TransportSuite
 
 SOURCE = Path(__file__).parents[2] / "examples" / "hello-service"
 GUARD_SECONDS = 20
@@ -97,8 +98,18 @@ async def test_a_server_that_goes_is_noticed(registry: Registry, endpoint: str):
 async def test_what_is_wrong_is_said_in_one_line(registry: Registry, endpoint: str):
     with pytest.raises(OptionError, match="did you mean 'greeting'"):
         await Server(["hello?greting=Moin"], [endpoint], registry=registry).start()
-    with pytest.raises(DialError, match="is the server running"):
+    with pytest.raises(DialError, match="start the server"):
         await connect(endpoint, "echo", registry=registry)
     async with serving(registry, "echo", endpoint):
-        with pytest.raises(StartError, match="choose another name"):
+        with pytest.raises(StartError, match="take another name"):
             await Server(["echo"], [endpoint], registry=registry).start()
+
+
+class TestTransport(TransportSuite):
+    """The example's transport, held to what every transport is held to."""
+
+    endpoint = "abstract://{unique}"
+
+    @pytest.fixture(autouse=True)
+    def installed(self, registry: Registry) -> None:
+        """Every registry that is made meanwhile finds the example."""

@@ -57,7 +57,8 @@ class KnlDecoder(StreamDecoder[Run]):
                     header = data[pos:start]
                     kind, flags, channel, length = self._parse(header)
                     if (kind, flags, channel) != key:
-                        _add_run(frames, key, payloads, payload_bytes)
+                        if payloads:
+                            _add_run(frames, key, payloads, payload_bytes)
                         key, payloads, payload_bytes = (kind, flags, channel), [], 0
                 end = start + length
                 if end > size:
@@ -70,7 +71,8 @@ class KnlDecoder(StreamDecoder[Run]):
                 pos = end
         except DecodeError as error:
             self._fail(error)
-        _add_run(frames, key, payloads, payload_bytes)
+        if payloads:
+            _add_run(frames, key, payloads, payload_bytes)
         return pos
 
     def _open(self, header: bytes) -> Reserve:
@@ -87,11 +89,11 @@ class KnlDecoder(StreamDecoder[Run]):
 
     def _parse(self, header: bytes) -> tuple[int, int, int, int]:
         """Type, flags, channel and length. A checksum that covers the payload is not looked at here."""
-        version, kind, flags, channel, length, _crc = _HEADER.unpack(header)
+        version, kind, flags, channel, length, received = _HEADER.unpack(header)
         if version != VERSION:
             raise errors.bad_version(version, VERSION)
-        if not flags & CHECKSUM:
-            _verify(header, b"")
+        if not flags & CHECKSUM and (computed := crc32(header[:_CRC_OFFSET])) != received:
+            raise errors.bad_checksum(computed, received)
         if length > self._frame_bytes_max:
             raise errors.frame_too_large(length, self._frame_bytes_max)
         return kind, flags, channel, length
@@ -106,8 +108,6 @@ def _verify(header: bytes, payload: Buffer) -> None:
 
 def _add_run(frames: list[Run], key: tuple[int, int, int], payloads: list[bytes], payload_bytes: int) -> None:
     """Append a run, or lengthen the last one if it goes on."""
-    if not payloads:
-        return
     if frames and frames[-1][:3] == key:
         before, before_bytes = frames[-1][3:]
         before += payloads

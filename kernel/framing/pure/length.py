@@ -18,12 +18,19 @@ from kernel.framing.pure.reserve import Reserve
 from kernel.framing.pure.stream import StreamDecoder, check_limit
 
 _CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
+_ORDERS = {"big": ">", "little": "<"}
+
+_FIELDS = {
+    (width, endian, signed): struct.Struct(order + (code if signed else code.upper()))
+    for width, code in _CODES.items()
+    for endian, order in _ORDERS.items()
+    for signed in (False, True)
+}
+"""The length field of each kind."""
 
 
-def _field(layout: Length, offset: int) -> str:
-    code = _CODES[layout.width]
-    order = "<" if layout.is_little else ">"
-    return f"{order}{offset}x{code if layout.signed else code.upper()}"
+def _field(layout: Length) -> struct.Struct:
+    return _FIELDS[layout.width, layout.endian, layout.signed]
 
 
 class LengthDecoder(StreamDecoder[bytes]):
@@ -33,7 +40,9 @@ class LengthDecoder(StreamDecoder[bytes]):
 
     def __init__(self, layout: Length, direct_bytes_min: int) -> None:
         overhead = layout.header_bytes + layout.adjust
-        super().__init__(layout.header_bytes, overhead, _field(layout, layout.offset), direct_bytes_min)
+        field = _field(layout).format
+        peek = f"{field[0]}{layout.offset}x{field[1]}"
+        super().__init__(layout.header_bytes, overhead, peek, direct_bytes_min)
         self._layout = layout
         self._low = layout.length_min
         self._high = layout.length_max
@@ -101,7 +110,7 @@ def length_header(layout: Length, message_bytes: int) -> bytes:
         raise errors.unsendable_size(message_bytes, layout.frame_bytes_max + layout.offset, "frame_bytes_max")
     if not 0 <= length <= layout.field_max:
         raise errors.unsendable_length(length, layout.width, layout.signed)
-    return struct.pack(_field(layout, 0), length)
+    return _field(layout).pack(length)
 
 
 def encode_length(layout: Length, messages: Sequence[Buffer]) -> bytes:
@@ -109,7 +118,7 @@ def encode_length(layout: Length, messages: Sequence[Buffer]) -> bytes:
     if layout.offset:
         return b"".join([part for message in messages for part in _split(layout, message)])
     parts: list[Buffer] = []
-    append, pack, adjust = parts.append, struct.Struct(_field(layout, 0)).pack, layout.adjust
+    append, pack, adjust = parts.append, _field(layout).pack, layout.adjust
     low, high = max(0, adjust), min(layout.frame_bytes_max, layout.field_max + adjust)
     total = 0
     for message in messages:

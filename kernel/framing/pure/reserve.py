@@ -21,18 +21,22 @@ sent."""
 class Reserve:
     """`missing` bytes are still to come; `take` is for when there are none."""
 
-    __slots__ = ("_arrived", "_file", "_view", "missing")
+    __slots__ = ("_arrived", "_file", "_view", "_whole", "missing")
 
     def __init__(self, size: int) -> None:
         self.missing = size
         self._arrived = 0
         self._file = io.BytesIO()
         self._view: memoryview | None = None
+        self._whole: bytes | None = None
 
     def add(self, data: Buffer) -> None:
         """Append `data`, no more than is missing."""
         self._release()
-        self._write(self._arrived, data)
+        if self._arrived == 0 and len(data) == self.missing:
+            self._whole = bytes(data)
+        else:
+            self._write(self._arrived, data)
         self._arrived += len(data)
         self.missing -= len(data)
 
@@ -55,6 +59,8 @@ class Reserve:
 
     def take(self) -> bytes:
         """The whole. (BytesIO makes a copy of it where somebody still exports the buffer.)"""
+        if self._whole is not None:
+            return self._whole
         self._release()
         return self._file.getvalue()
 

@@ -22,7 +22,7 @@ from kernel.framing.pure.reserve import Reserve
 
 Frame = TypeVar("Frame")
 
-WINDOW = 16384
+WINDOW = 65536
 """A chunk that isn't bytes is turned into bytes in windows of this size; longer frames are taken out
 uncut."""
 

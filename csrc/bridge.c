@@ -5,10 +5,11 @@ static int bridge_exec(PyObject *module)
 {
     bridge_state *state = PyModule_GetState(module);
     state->errors = PyImport_ImportModule("kernel.framing.errors");
-    if (state->errors == NULL)
+    state->release = PyUnicode_InternFromString("release");
+    if (state->errors == NULL || state->release == NULL)
         return -1;
-    if (bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 || bridge_add_messages(module) < 0 ||
-        bridge_add_lanes(module) < 0)
+    if (bridge_add_landing(module) < 0 || bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 ||
+        bridge_add_messages(module) < 0 || bridge_add_lanes(module) < 0)
         return -1;
     return 0;
 }
@@ -17,6 +18,7 @@ static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
 {
     bridge_state *state = PyModule_GetState(module);
     Py_VISIT(state->errors);
+    Py_VISIT(state->release);
     Py_VISIT(state->decoder_type);
     Py_VISIT(state->landing_type);
     Py_VISIT(state->assembler_type);
@@ -30,6 +32,7 @@ static int bridge_clear(PyObject *module)
 {
     bridge_state *state = PyModule_GetState(module);
     Py_CLEAR(state->errors);
+    Py_CLEAR(state->release);
     Py_CLEAR(state->decoder_type);
     Py_CLEAR(state->landing_type);
     Py_CLEAR(state->assembler_type);
@@ -87,13 +90,14 @@ bool bridge_integer(bridge_state *state, PyObject *object, const char *name, uin
     } else if (*value <= high) {
         return true;
     }
-    bridge_raise(state, "out_of_range", Py_BuildValue("sOK", name, object, (unsigned long long)high));
+    bridge_raise(
+        bridge_make_error(state, "out_of_range", Py_BuildValue("sOK", name, object, (unsigned long long)high)));
     return false;
 }
 
 static bool read_attribute(PyObject *object, const char *name, long long *value)
 {
-    PyObject *attribute = PyObject_GetAttrString(object, name);
+    PyObject *attribute = bridge_attribute(object, name);
     if (attribute == NULL)
         return false;
     *value = PyLong_AsLongLong(attribute);
@@ -110,8 +114,8 @@ int bridge_length(PyObject *layout, kf_length *compiled)
         !read_attribute(layout, "adjust", &adjust) || !read_attribute(layout, "strip_bytes", &strip) ||
         !read_attribute(layout, "frame_bytes_max", &frame_bytes_max))
         return -1;
-    kf_length_init(compiled, (uint32_t)offset, (uint32_t)width, is_little != 0, is_signed != 0, adjust,
-                   (uint64_t)strip, (uint64_t)frame_bytes_max);
+    kf_length_init(compiled, (uint32_t)offset, (uint32_t)width, is_little != 0, is_signed != 0, adjust, (uint64_t)strip,
+                   (uint64_t)frame_bytes_max);
     return 0;
 }
 
@@ -126,42 +130,53 @@ static PyObject *body_bytes(uint64_t length, int64_t adjust)
     return sum;
 }
 
-PyObject *bridge_error(bridge_state *state, const kf_fault *fault, const kf_length *layout)
+PyObject *bridge_attribute(PyObject *object, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name);
+    PyObject *attribute = interned == NULL ? NULL : PyObject_GetAttr(object, interned);
+    Py_XDECREF(interned);
+    return attribute;
+}
+
+PyObject *bridge_make_error(bridge_state *state, const char *name, PyObject *arguments)
+{
+    PyObject *make = arguments == NULL ? NULL : bridge_attribute(state->errors, name);
+    PyObject *error = make == NULL ? NULL : PyObject_CallObject(make, arguments);
+    Py_XDECREF(make);
+    Py_XDECREF(arguments);
+    return error;
+}
+
+PyObject *bridge_fault(bridge_state *state, const kf_fault *fault, const kf_length *layout)
 {
     unsigned long long found = fault->found, expected = fault->expected;
 
     switch (fault->status) {
     case KF_NEGATIVE_LENGTH:
-        return PyObject_CallMethod(state->errors, "negative_length", "L", (long long)fault->found);
+        return bridge_make_error(state, "negative_length", Py_BuildValue("(L)", (long long)fault->found));
     case KF_SHORT_LENGTH:
-        return PyObject_CallMethod(state->errors, "short_length", "KK", found, expected);
+        return bridge_make_error(state, "short_length", Py_BuildValue("KK", found, expected));
     case KF_TOO_LARGE: {
         PyObject *size = body_bytes(fault->found, layout == NULL ? 0 : layout->adjust);
-        return size == NULL ? NULL : PyObject_CallMethod(state->errors, "frame_too_large", "NK", size, expected);
+        return bridge_make_error(state, "frame_too_large", size == NULL ? NULL : Py_BuildValue("NK", size, expected));
     }
     case KF_BAD_VERSION:
-        return PyObject_CallMethod(state->errors, "bad_version", "KK", found, expected);
+        return bridge_make_error(state, "bad_version", Py_BuildValue("KK", found, expected));
     case KF_BAD_CHECKSUM:
-        return PyObject_CallMethod(state->errors, "bad_checksum", "KK", expected, found);
+        return bridge_make_error(state, "bad_checksum", Py_BuildValue("KK", expected, found));
     case KF_BAD_MAGIC:
-        return PyObject_CallMethod(state->errors, "bad_magic", "KK", found, expected);
+        return bridge_make_error(state, "bad_magic", Py_BuildValue("KK", found, expected));
     case KF_TRUNCATED:
-        return PyObject_CallMethod(state->errors, "short_packet", "KK", found, expected);
+        return bridge_make_error(state, "short_packet", Py_BuildValue("KK", found, expected));
     default:
         return PyErr_Format(PyExc_SystemError, "framing fault %d has no words", (int)fault->status);
     }
 }
 
-PyObject *bridge_raise(bridge_state *state, const char *name, PyObject *arguments)
+PyObject *bridge_raise(PyObject *error)
 {
-    PyObject *make = NULL, *error = NULL;
-
-    if (arguments != NULL && (make = PyObject_GetAttrString(state->errors, name)) != NULL)
-        error = PyObject_CallObject(make, arguments);
     if (error != NULL)
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     Py_XDECREF(error);
-    Py_XDECREF(make);
-    Py_XDECREF(arguments);
     return NULL;
 }

@@ -13,7 +13,8 @@
 #include "kf.h"
 
 typedef struct bridge_state {
-    PyObject *errors; /* the module kernel.framing.errors, which words all exceptions */
+    PyObject *errors;  /* the module kernel.framing.errors, which words all exceptions */
+    PyObject *release; /* the name of a memoryview's method */
     PyTypeObject *decoder_type;
     PyTypeObject *landing_type;
     PyTypeObject *assembler_type;
@@ -21,7 +22,7 @@ typedef struct bridge_state {
     PyTypeObject *lane_type;
     PyObject *layout; /* the Length that was used last to encode, and what it says: */
     kf_length compiled;
-    uint64_t body_min; /* the bodies that it can carry: body_min bytes, */
+    uint64_t body_min;   /* the bodies that it can carry: body_min bytes, */
     uint64_t body_count; /* and the body_count - 1 sizes that follow */
 } bridge_state;
 
@@ -47,15 +48,24 @@ bool bridge_integer(bridge_state *state, PyObject *object, const char *name, uin
 /* Fills in what a kernel.framing.Length says. */
 int bridge_length(PyObject *layout, kf_length *compiled);
 
-/* The exception for a fault, a new reference. `layout`: where the fault is one of a length layout. */
-PyObject *bridge_error(bridge_state *state, const kf_fault *fault, const kf_length *layout);
+/* An attribute, its name interned: type caches hold on to the names that are looked up. */
+PyObject *bridge_attribute(PyObject *object, const char *name);
 
-/* Sets the exception that the function `name` of kernel.framing.errors makes of `arguments`, a new reference to a
- * tuple or NULL. Returns NULL. */
-PyObject *bridge_raise(bridge_state *state, const char *name, PyObject *arguments);
+/* The exception that the function `name` of kernel.framing.errors makes of `arguments`, a tuple that is given up, or
+ * NULL with an exception set. */
+PyObject *bridge_make_error(bridge_state *state, const char *name, PyObject *arguments);
 
-/* All messages, a list or tuple of bytes objects, each with the header that a kernel.framing.Length asks for, in one new
- * bytes object. */
+/* The exception for a fault. `layout`: where the fault is one of a length layout. */
+PyObject *bridge_fault(bridge_state *state, const kf_fault *fault, const kf_length *layout);
+
+/* Sets an exception, which is given up; NULL: one is set. Returns NULL. */
+PyObject *bridge_raise(PyObject *error);
+
+/* A writable memoryview of `size` bytes of the bytes object `message`, from `start` on. */
+PyObject *bridge_lend(bridge_state *state, PyObject *message, size_t start, size_t size);
+
+/* All messages, a list or tuple of bytes objects, each with the header that a kernel.framing.Length asks for, in one
+ * new bytes object. */
 PyObject *bridge_encode_length(bridge_state *state, PyObject *layout, PyObject *messages);
 
 /* What Decoder.wanted, filled and feed do, for whoever receives in C. `room`: where the next bytes of a large frame
@@ -66,6 +76,7 @@ PyObject *bridge_decoder_feed(PyObject *decoder, const uint8_t *data, size_t siz
 bool bridge_decoder_failed(PyObject *decoder);
 
 /* The rooms of the bridge, each adding its types or functions to the module. */
+int bridge_add_landing(PyObject *module);
 int bridge_add_decoders(PyObject *module);
 int bridge_add_encoders(PyObject *module);
 int bridge_add_messages(PyObject *module);

@@ -16,14 +16,13 @@
 enum { BATCH = 128 };
 
 typedef struct decoder {
-    PyObject_HEAD
-    bridge_state *state; /* lives as long as the type */
+    PyObject_HEAD bridge_state *state; /* lives as long as the type */
     bool is_knl;
     bool is_busy;
     uint32_t header_bytes;
     uint32_t head_bytes; /* bytes of the header that have arrived */
     uint8_t head[KF_LENGTH_HEADER_BYTES_MAX];
-    kf_length layout; /* unless is_knl */
+    kf_length layout;         /* unless is_knl */
     uint32_t frame_bytes_max; /* if is_knl */
     kf_frame frame;           /* the unfinished one, if is_knl */
     uint64_t frame_bytes;
@@ -51,58 +50,6 @@ static uint64_t strip_of(const decoder *self)
 static uint64_t pending(const decoder *self)
 {
     return self->message == NULL ? self->head_bytes : self->arrived;
-}
-
-/* --- Landing: a view's owner, which keeps alive the bytes that it shows -------------------------------------- */
-
-typedef struct landing {
-    PyObject_HEAD
-    PyObject *message;
-    size_t start;
-    size_t size;
-} landing;
-
-static int landing_export(PyObject *object, Py_buffer *buffer, int flags)
-{
-    landing *self = (landing *)object;
-    return PyBuffer_FillInfo(buffer, object, PyBytes_AsString(self->message) + self->start, (Py_ssize_t)self->size, 0,
-                             flags);
-}
-
-static void landing_dealloc(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    Py_DECREF(((landing *)object)->message);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
-}
-
-static PyType_Slot landing_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The rest of a frame, where it is received.")},
-    {Py_bf_getbuffer, (void *)landing_export},
-    {Py_tp_dealloc, (void *)landing_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec landing_spec = {
-    .name = "kernel._bridge.Landing",
-    .basicsize = sizeof(landing),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = landing_slots,
-};
-
-/* A writable memoryview of `size` bytes of `message` from `start` on. */
-static PyObject *landing_view(bridge_state *state, PyObject *message, size_t start, size_t size)
-{
-    landing *self = (landing *)PyType_GenericAlloc(state->landing_type, 0);
-    if (self == NULL)
-        return NULL;
-    self->message = Py_NewRef(message);
-    self->start = start;
-    self->size = size;
-    PyObject *view = PyMemoryView_FromObject((PyObject *)self);
-    Py_DECREF(self);
-    return view;
 }
 
 /* --- Collecting frames ------------------------------------------------------------------------------------- */
@@ -170,7 +117,7 @@ static void reset(decoder *self)
 static int fail(decoder *self, const kf_fault *fault)
 {
     reset(self);
-    self->error = bridge_error(self->state, fault, self->is_knl ? NULL : &self->layout);
+    self->error = bridge_fault(self->state, fault, self->is_knl ? NULL : &self->layout);
     return self->error == NULL ? -1 : 0;
 }
 
@@ -234,8 +181,8 @@ static int open_frame(decoder *self)
 static void place(decoder *self, const uint8_t *data, size_t size, size_t *position)
 {
     uint8_t *message = (uint8_t *)PyBytes_AsString(self->message);
-    *position += kf_place(message, self->frame_bytes, strip_of(self), &self->arrived, data + *position,
-                          size - *position);
+    *position +=
+        kf_place(message, self->frame_bytes, strip_of(self), &self->arrived, data + *position, size - *position);
 }
 
 /* Hands the frame out if it is whole. */
@@ -304,7 +251,7 @@ static void release_view(decoder *self)
     if (view == NULL)
         return;
     self->view = NULL;
-    PyObject *result = PyObject_CallMethod(view, "release", NULL);
+    PyObject *result = PyObject_CallMethodObjArgs(view, self->state->release, NULL);
     if (result == NULL)
         PyErr_Clear();
     Py_XDECREF(result);
@@ -425,7 +372,7 @@ static PyObject *decoder_wanted(PyObject *object, PyObject *ignored)
         Py_RETURN_NONE;
     release_view(self);
     self->view_bytes = size;
-    self->view = landing_view(self->state, self->message, (size_t)(self->arrived - strip_of(self)), size);
+    self->view = bridge_lend(self->state, self->message, (size_t)(self->arrived - strip_of(self)), size);
     return Py_XNewRef(self->view);
 }
 
@@ -440,7 +387,8 @@ static PyObject *decoder_finish(PyObject *object, PyObject *ignored)
     if (self->error == NULL && pending_bytes > 0) {
         release_view(self);
         reset(self);
-        self->error = PyObject_CallMethod(self->state->errors, "truncated", "K", (unsigned long long)pending_bytes);
+        self->error =
+            bridge_make_error(self->state, "truncated", Py_BuildValue("(K)", (unsigned long long)pending_bytes));
         if (self->error == NULL)
             return NULL;
     }
@@ -595,7 +543,7 @@ static PyObject *knl_decoder(PyObject *module, PyObject *const *arguments, Py_ss
         return NULL;
     self->is_knl = true;
     self->header_bytes = KF_KNL_HEADER_BYTES;
-    PyObject *limit = PyObject_GetAttrString(arguments[0], "frame_bytes_max");
+    PyObject *limit = bridge_attribute(arguments[0], "frame_bytes_max");
     if (limit == NULL || set_frame_bytes_max((PyObject *)self, limit, NULL) < 0)
         Py_CLEAR(self);
     Py_XDECREF(limit);
@@ -611,9 +559,8 @@ static PyMethodDef functions[] = {
 int bridge_add_decoders(PyObject *module)
 {
     bridge_state *state = PyModule_GetState(module);
-    state->landing_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &landing_spec, NULL);
     state->decoder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &decoder_spec, NULL);
-    if (state->landing_type == NULL || state->decoder_type == NULL)
+    if (state->decoder_type == NULL)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

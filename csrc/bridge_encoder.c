@@ -83,13 +83,14 @@ static PyObject *refuse_size(bridge_state *state, size_t size)
     unsigned long long message_bytes = size, offset = layout->offset, limit = layout->frame_bytes_max;
 
     if (size < offset)
-        return bridge_raise(state, "missing_prefix", Py_BuildValue("KK", message_bytes, offset));
+        return bridge_raise(bridge_make_error(state, "missing_prefix", Py_BuildValue("KK", message_bytes, offset)));
     if (size - offset > limit)
-        return bridge_raise(state, "unsendable_size",
-                            Py_BuildValue("KKs", message_bytes, limit + offset, "frame_bytes_max"));
+        return bridge_raise(bridge_make_error(state, "unsendable_size",
+                                              Py_BuildValue("KKs", message_bytes, limit + offset, "frame_bytes_max")));
     long long length = (long long)(size - offset) - layout->adjust;
-    return bridge_raise(state, "unsendable_length",
-                        Py_BuildValue("LIO", length, layout->width, layout->is_signed ? Py_True : Py_False));
+    return bridge_raise(
+        bridge_make_error(state, "unsendable_length",
+                          Py_BuildValue("LIO", length, layout->width, layout->is_signed ? Py_True : Py_False)));
 }
 
 /* Size of all frames of plain messages, or -1 with an exception set. */
@@ -198,9 +199,9 @@ static Py_ssize_t knl_total(bridge_state *state, PyObject *payloads, uint64_t fr
     for (Py_ssize_t i = 0, count = Py_SIZE(payloads); i < count; i++) {
         size_t size = (size_t)Py_SIZE(item_at(payloads, i));
         if (size > frame_bytes_max) {
-            bridge_raise(state, "unsendable_size",
-                         Py_BuildValue("KKs", (unsigned long long)size, (unsigned long long)frame_bytes_max,
-                                       "frame_bytes_max"));
+            bridge_raise(bridge_make_error(state, "unsendable_size",
+                                           Py_BuildValue("KKs", (unsigned long long)size,
+                                                         (unsigned long long)frame_bytes_max, "frame_bytes_max")));
             return -1;
         }
         if (size + KF_KNL_HEADER_BYTES > PY_SSIZE_T_MAX - total) {
@@ -283,9 +284,9 @@ static PyObject *knl_header(PyObject *module, PyObject *const *arguments, Py_ssi
     }
     bridge_drop(&payload);
     if (!fits)
-        return bridge_raise(state, "unsendable_size",
-                            Py_BuildValue("KKs", (unsigned long long)payload.size, (unsigned long long)UINT32_MAX,
-                                          "frame_bytes_max"));
+        return bridge_raise(bridge_make_error(
+            state, "unsendable_size",
+            Py_BuildValue("KKs", (unsigned long long)payload.size, (unsigned long long)UINT32_MAX, "frame_bytes_max")));
     return PyBytes_FromStringAndSize((const char *)header, sizeof header);
 }
 

@@ -18,14 +18,13 @@
 
 enum {
     READS_PER_TURN = 4,
-    JOIN_BYTES_MAX = 16384,      /* longer messages are sent from where they are */
-    BACKLOG_BYTES_MAX = 262144,  /* what a handler may send in one turn before the session takes over */
-    GATHER_MAX = 64,             /* messages in one call that gathers them */
+    JOIN_BYTES_MAX = 16384,     /* longer messages are sent from where they are */
+    BACKLOG_BYTES_MAX = 262144, /* what a handler may send in one turn before the session takes over */
+    GATHER_MAX = 64,            /* messages in one call that gathers them */
 };
 
 typedef struct lane {
-    PyObject_HEAD
-    bridge_state *state;
+    PyObject_HEAD bridge_state *state;
     int fd;
     bool is_open;
     bool is_inside;
@@ -74,8 +73,8 @@ static PyObject *taken_out(lane *self)
     return out != NULL ? out : PyList_New(0);
 }
 
-/* Sends messages from where they are; -1 with errno as `send` has it, *total is what there was to send. *fits: false for
- * a message that the layout can't carry, nothing is sent then. */
+/* Sends messages from where they are; -1 with errno as `send` has it, *total is what there was to send. *fits: false
+ * for a message that the layout can't carry, nothing is sent then. */
 static ssize_t send_gathered(const lane *self, PyObject *messages, size_t *total, bool *fits)
 {
     uint8_t fields[GATHER_MAX][8];
@@ -88,7 +87,8 @@ static ssize_t send_gathered(const lane *self, PyObject *messages, size_t *total
         PyObject *item = PyList_GetItem(messages, i);
         char *data = PyBytes_AsString(item);
         size_t size = (size_t)Py_SIZE(item);
-        *fits = size - offset <= self->layout.frame_bytes_max && kf_length_pack(&self->layout, size - offset, fields[i]);
+        *fits =
+            size - offset <= self->layout.frame_bytes_max && kf_length_pack(&self->layout, size - offset, fields[i]);
         if (!*fits) /* a size less than the prefix wraps round to more than any limit */
             return -1;
         struct iovec *part = &parts[3 * i];

@@ -6,8 +6,7 @@
 /* --- Assembler --------------------------------------------------------------------------------------------- */
 
 typedef struct assembler {
-    PyObject_HEAD
-    bridge_state *state;
+    PyObject_HEAD bridge_state *state;
     PyObject *message;
     uint64_t total_bytes;
     uint64_t arrived;
@@ -24,8 +23,9 @@ static PyObject *new_assembler(PyObject *module, PyObject *const *arguments, Py_
         !bridge_integer(state, arguments[0], "total_bytes", UINT64_MAX, &total_bytes))
         return NULL;
     if (total_bytes > message_bytes_max)
-        return bridge_raise(state, "message_too_large",
-                            Py_BuildValue("KK", (unsigned long long)total_bytes, (unsigned long long)message_bytes_max));
+        return bridge_raise(bridge_make_error(
+            state, "message_too_large",
+            Py_BuildValue("KK", (unsigned long long)total_bytes, (unsigned long long)message_bytes_max)));
     assembler *self = (assembler *)PyType_GenericAlloc(state->assembler_type, 0);
     if (self == NULL)
         return NULL;
@@ -52,9 +52,9 @@ static PyObject *assembler_add(PyObject *object, PyObject *payload)
                  bytes.size);
     bridge_drop(&bytes);
     if (!fits)
-        return bridge_raise(self->state, "message_overrun",
-                            Py_BuildValue("KK", (unsigned long long)self->arrived + bytes.size,
-                                          (unsigned long long)self->total_bytes));
+        return bridge_raise(bridge_make_error(self->state, "message_overrun",
+                                              Py_BuildValue("KK", (unsigned long long)self->arrived + bytes.size,
+                                                            (unsigned long long)self->total_bytes)));
     return Py_NewRef(self->arrived == self->total_bytes ? self->message : Py_None);
 }
 
@@ -101,8 +101,7 @@ static PyType_Spec assembler_spec = {
 /* --- Reassembly -------------------------------------------------------------------------------------------- */
 
 typedef struct reassembly {
-    PyObject_HEAD
-    bridge_state *state;
+    PyObject_HEAD bridge_state *state;
     PyObject *message;
     kf_reassembly fragments; /* its `seen` is ours, its `message` is the bytes of ours */
 } reassembly;
@@ -118,8 +117,8 @@ static PyObject *new_reassembly(PyObject *module, PyObject *const *arguments, Py
         !bridge_integer(state, arguments[1], "message_bytes", UINT32_MAX, &message_bytes))
         return NULL;
     if (!kf_fragment_count_fits((uint16_t)count, (uint32_t)message_bytes))
-        return bridge_raise(state, "bad_message",
-                            Py_BuildValue("KK", (unsigned long long)count, (unsigned long long)message_bytes));
+        return bridge_raise(bridge_make_error(
+            state, "bad_message", Py_BuildValue("KK", (unsigned long long)count, (unsigned long long)message_bytes)));
     reassembly *self = (reassembly *)PyType_GenericAlloc(state->reassembly_type, 0);
     if (self == NULL)
         return NULL;
@@ -153,10 +152,10 @@ static PyObject *reassembly_place(PyObject *object, PyObject *const *arguments, 
     kf_status status = kf_reassembly_place(&self->fragments, (uint16_t)index, fragment.data, fragment.size);
     bridge_drop(&fragment);
     if (status == KF_BAD_FRAGMENT)
-        return bridge_raise(self->state, "bad_fragment",
-                            Py_BuildValue("KiKK", (unsigned long long)index, (int)self->fragments.count,
-                                          (unsigned long long)self->fragments.message_bytes,
-                                          (unsigned long long)fragment.size));
+        return bridge_raise(bridge_make_error(
+            self->state, "bad_fragment",
+            Py_BuildValue("KiKK", (unsigned long long)index, (int)self->fragments.count,
+                          (unsigned long long)self->fragments.message_bytes, (unsigned long long)fragment.size)));
     return PyLong_FromLong(status == KF_OK ? self->fragments.missing : -1);
 }
 
@@ -167,7 +166,8 @@ static PyObject *reassembly_take(PyObject *object, PyObject *ignored)
     reassembly *self = (reassembly *)object;
     (void)ignored;
     if (self->fragments.missing > 0)
-        return bridge_raise(self->state, "unfinished", Py_BuildValue("(i)", (int)self->fragments.missing));
+        return bridge_raise(
+            bridge_make_error(self->state, "unfinished", Py_BuildValue("(i)", (int)self->fragments.missing)));
     return Py_NewRef(self->message);
 }
 
@@ -206,15 +206,11 @@ static PyType_Spec reassembly_spec = {
 static PyObject *packet_error(bridge_state *state, const kf_fault *fault, const kf_packet *packet)
 {
     if (fault->status == KF_BAD_FRAGMENT)
-        return bridge_raise(state, "bad_fragment",
-                            Py_BuildValue("iiKK", (int)packet->index, (int)packet->count,
-                                          (unsigned long long)packet->message_bytes, (unsigned long long)fault->found));
-    PyObject *error = bridge_error(state, fault, NULL);
-    if (error != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        Py_DECREF(error);
-    }
-    return NULL;
+        return bridge_raise(bridge_make_error(state, "bad_fragment",
+                                              Py_BuildValue("iiKK", (int)packet->index, (int)packet->count,
+                                                            (unsigned long long)packet->message_bytes,
+                                                            (unsigned long long)fault->found)));
+    return bridge_raise(bridge_fault(state, fault, NULL));
 }
 
 PyDoc_STRVAR(parse_packet_doc, "parse_packet($module, data, /)\n--\n\nA packet's fields and its fragment.");
@@ -232,8 +228,7 @@ static PyObject *parse_packet(PyObject *module, PyObject *data)
     if (status == KF_OK)
         result = Py_BuildValue("iKkiiky#", (int)packet.kind, (unsigned long long)packet.connection,
                                (unsigned long)packet.sequence, (int)packet.index, (int)packet.count,
-                               (unsigned long)packet.message_bytes,
-                               (const char *)bytes.data + KF_PACKET_HEADER_BYTES,
+                               (unsigned long)packet.message_bytes, (const char *)bytes.data + KF_PACKET_HEADER_BYTES,
                                (Py_ssize_t)(bytes.size - KF_PACKET_HEADER_BYTES));
     bridge_drop(&bytes);
     return status == KF_OK ? result : packet_error(PyModule_GetState(module), &fault, &packet);
@@ -280,8 +275,9 @@ static bool count_packets(bridge_state *state, size_t size, uint64_t packet_byte
     uint64_t limit = room > UINT32_MAX / UINT16_MAX ? UINT32_MAX : room * UINT16_MAX;
 
     if (size > limit) {
-        bridge_raise(state, "unsendable_size",
-                     Py_BuildValue("KKs", (unsigned long long)size, (unsigned long long)limit, "65535 packets"));
+        bridge_raise(bridge_make_error(
+            state, "unsendable_size",
+            Py_BuildValue("KKs", (unsigned long long)size, (unsigned long long)limit, "65535 packets")));
         return false;
     }
     packet->message_bytes = (uint32_t)size;
@@ -309,8 +305,8 @@ static PyObject *pack_fragments(PyObject *module, PyObject *const *arguments, Py
         !bridge_integer(state, arguments[4], "packet_bytes_max", PY_SSIZE_T_MAX, &packet_bytes_max))
         return NULL;
     if (packet_bytes_max <= KF_PACKET_HEADER_BYTES)
-        return bridge_raise(state, "no_room", Py_BuildValue("Ki", (unsigned long long)packet_bytes_max,
-                                                            KF_PACKET_HEADER_BYTES));
+        return bridge_raise(bridge_make_error(
+            state, "no_room", Py_BuildValue("Ki", (unsigned long long)packet_bytes_max, KF_PACKET_HEADER_BYTES)));
     packet.kind = (uint8_t)kind;
     packet.connection = connection;
     packet.sequence = (uint32_t)sequence;
@@ -323,10 +319,12 @@ static PyObject *pack_fragments(PyObject *module, PyObject *const *arguments, Py
 }
 
 static PyMethodDef functions[] = {
-    {"assembler", BRIDGE_FAST(new_assembler), PyDoc_STR("assembler($module, total_bytes, message_bytes_max, /)\n--\n\n"
-                                                        "One message out of many payloads.")},
-    {"reassembly", BRIDGE_FAST(new_reassembly), PyDoc_STR("reassembly($module, count, message_bytes, /)\n--\n\n"
-                                                          "One message out of fragments that come in any order.")},
+    {"assembler", BRIDGE_FAST(new_assembler),
+     PyDoc_STR("assembler($module, total_bytes, message_bytes_max, /)\n--\n\n"
+               "One message out of many payloads.")},
+    {"reassembly", BRIDGE_FAST(new_reassembly),
+     PyDoc_STR("reassembly($module, count, message_bytes, /)\n--\n\n"
+               "One message out of fragments that come in any order.")},
     {"parse_packet", parse_packet, METH_O, parse_packet_doc},
     {"pack_fragments", BRIDGE_FAST(pack_fragments), pack_fragments_doc},
     {NULL, NULL, 0, NULL},

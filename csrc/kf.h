@@ -57,15 +57,15 @@ uint32_t kf_crc32(uint32_t value, const void *data, size_t size);
  * the frame less its first `strip` bytes.
  */
 typedef struct kf_length {
-    uint32_t offset;       /* at most KF_LENGTH_HEADER_BYTES_MAX - width */
-    uint32_t width;        /* 1, 2, 4 or 8 */
-    bool is_little;        /* byte order of the field */
+    uint32_t offset; /* at most KF_LENGTH_HEADER_BYTES_MAX - width */
+    uint32_t width;  /* 1, 2, 4 or 8 */
+    bool is_little;  /* byte order of the field */
     bool is_signed;
-    int64_t adjust;        /* -2^31 to 2^31 */
-    uint64_t strip;        /* at most 2^41 */
+    int64_t adjust;           /* -2^31 to 2^31 */
+    uint64_t strip;           /* at most 2^41 */
     uint64_t frame_bytes_max; /* of the body; at most 2^40 */
-    uint64_t length_min;   /* the values of the field that the layout and the limit allow: */
-    uint64_t length_count; /* length_min, and the length_count - 1 that follow */
+    uint64_t length_min;      /* the values of the field that the layout and the limit allow: */
+    uint64_t length_count;    /* length_min, and the length_count - 1 that follow */
 } kf_length;
 
 /* A message, as a slice of the scanned data. */
@@ -75,13 +75,13 @@ typedef struct kf_slice {
 } kf_slice;
 
 /* Fills in a layout. */
-void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_little, bool is_signed,
-                    int64_t adjust, uint64_t strip, uint64_t frame_bytes_max);
+void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_little, bool is_signed, int64_t adjust,
+                    uint64_t strip, uint64_t frame_bytes_max);
 
 /* Describes whole frames from data[*position] on, at most `slices_max`; returns how many, and moves *position to
  * where the first frame starts that isn't described. fault->status says why it isn't: KF_MORE, KF_FULL or an error. */
-size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position,
-                      kf_slice *slices, size_t slices_max, kf_fault *fault);
+size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position, kf_slice *slices,
+                      size_t slices_max, kf_fault *fault);
 
 /* Checks a whole header (offset + width bytes). KF_OK: *frame_bytes is the size of the frame, header included. */
 kf_status kf_length_open(const kf_length *layout, const uint8_t *header, uint64_t *frame_bytes, kf_fault *fault);
@@ -100,8 +100,8 @@ typedef struct kf_frame {
 } kf_frame;
 
 /* As kf_length_scan. `frame_bytes_max` limits the payload. Checksums are verified. */
-size_t kf_knl_scan(uint32_t frame_bytes_max, const uint8_t *data, size_t size, size_t *position,
-                   kf_frame *frames, size_t frames_max, kf_fault *fault);
+size_t kf_knl_scan(uint32_t frame_bytes_max, const uint8_t *data, size_t size, size_t *position, kf_frame *frames,
+                   size_t frames_max, kf_fault *fault);
 
 /* Checks a whole header. A checksum that covers the payload is not looked at: kf_knl_verify is for that. */
 kf_status kf_knl_open(uint32_t frame_bytes_max, const uint8_t *header, kf_frame *frame, kf_fault *fault);

@@ -18,12 +18,13 @@
 #endif
 
 #define BIT(n, k, base) ((((n) >> (k)) & 1u) ? (base) : 0u)
-#define E(n, a, b, c, d, e, f, g, h)                                                                                  \
+#define E(n, a, b, c, d, e, f, g, h)                                                                                   \
     (BIT(n, 0, a) ^ BIT(n, 1, b) ^ BIT(n, 2, c) ^ BIT(n, 3, d) ^ BIT(n, 4, e) ^ BIT(n, 5, f) ^ BIT(n, 6, g) ^          \
      BIT(n, 7, h))
 #define E4(n, ...) E((n), __VA_ARGS__), E((n) + 1u, __VA_ARGS__), E((n) + 2u, __VA_ARGS__), E((n) + 3u, __VA_ARGS__)
-#define E16(n, ...) E4((n), __VA_ARGS__), E4((n) + 4u, __VA_ARGS__), E4((n) + 8u, __VA_ARGS__), E4((n) + 12u, __VA_ARGS__)
-#define E64(n, ...)                                                                                                   \
+#define E16(n, ...)                                                                                                    \
+    E4((n), __VA_ARGS__), E4((n) + 4u, __VA_ARGS__), E4((n) + 8u, __VA_ARGS__), E4((n) + 12u, __VA_ARGS__)
+#define E64(n, ...)                                                                                                    \
     E16((n), __VA_ARGS__), E16((n) + 16u, __VA_ARGS__), E16((n) + 32u, __VA_ARGS__), E16((n) + 48u, __VA_ARGS__)
 #define TABLE(...) {E64(0u, __VA_ARGS__), E64(64u, __VA_ARGS__), E64(128u, __VA_ARGS__), E64(192u, __VA_ARGS__)}
 

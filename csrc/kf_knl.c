@@ -42,8 +42,8 @@ kf_status kf_knl_open(uint32_t frame_bytes_max, const uint8_t *header, kf_frame 
     return KF_OK;
 }
 
-size_t kf_knl_scan(uint32_t frame_bytes_max, const uint8_t *data, size_t size, size_t *position,
-                   kf_frame *frames, size_t frames_max, kf_fault *fault)
+size_t kf_knl_scan(uint32_t frame_bytes_max, const uint8_t *data, size_t size, size_t *position, kf_frame *frames,
+                   size_t frames_max, kf_fault *fault)
 {
     uint8_t header[KF_KNL_HEADER_BYTES];
     bool is_known = false;

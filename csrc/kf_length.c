@@ -70,8 +70,8 @@ static kf_status refuse(const kf_length *layout, uint64_t length, kf_fault *faul
     return fault->status;
 }
 
-void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_little, bool is_signed,
-                    int64_t adjust, uint64_t strip, uint64_t frame_bytes_max)
+void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_little, bool is_signed, int64_t adjust,
+                    uint64_t strip, uint64_t frame_bytes_max)
 {
     assert(width == 1 || width == 2 || width == 4 || width == 8);
     assert(offset <= KF_LENGTH_HEADER_BYTES_MAX - width);
@@ -95,8 +95,8 @@ void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_
     layout->length_count = length_max >= length_min ? (uint64_t)(length_max - length_min + 1) : 0;
 }
 
-size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position,
-                      kf_slice *slices, size_t slices_max, kf_fault *fault)
+size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position, kf_slice *slices,
+                      size_t slices_max, kf_fault *fault)
 {
     const kf_length local = *layout; /* the slices may alias the layout, for all the compiler knows */
     const size_t header_bytes = local.offset + local.width;

@@ -6,7 +6,15 @@
 
 #include "kf_bytes.h"
 
-enum { VERSION_AT = 2, KIND_AT = 3, CONNECTION_AT = 4, SEQUENCE_AT = 12, INDEX_AT = 16, COUNT_AT = 18, MESSAGE_AT = 20 };
+enum {
+    VERSION_AT = 2,
+    KIND_AT = 3,
+    CONNECTION_AT = 4,
+    SEQUENCE_AT = 12,
+    INDEX_AT = 16,
+    COUNT_AT = 18,
+    MESSAGE_AT = 20
+};
 
 size_t kf_place(uint8_t *message, uint64_t frame_bytes, uint64_t strip, uint64_t *arrived, const uint8_t *data,
                 size_t size)

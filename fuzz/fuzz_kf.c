@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUIRE(condition)                                                                                            \
-    do {                                                                                                              \
-        if (!(condition))                                                                                             \
-            __builtin_trap();                                                                                         \
+#define REQUIRE(condition)                                                                                             \
+    do {                                                                                                               \
+        if (!(condition))                                                                                              \
+            __builtin_trap();                                                                                          \
     } while (0)
 
 enum { SETTINGS_BYTES = 8, FOUND_MAX = 4096, MESSAGE_BYTES_MAX = 1 << 16 };

@@ -8,12 +8,12 @@
 
 static int failures;
 
-#define CHECK(condition)                                                                                              \
-    do {                                                                                                              \
-        if (!(condition)) {                                                                                           \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                                    \
-            failures++;                                                                                               \
-        }                                                                                                             \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                                     \
+            failures++;                                                                                                \
+        }                                                                                                              \
     } while (0)
 
 /* A copy whose end is the end of an allocation, so that a sanitizer sees what is read beyond it. */

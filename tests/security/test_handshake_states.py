@@ -95,7 +95,7 @@ class AnyStranger(RuleBasedStateMachine):
     def another_frame(self, said: bytes) -> None:
         before = self.way
         self.step(said, None)
-        harmless = before is not None and said == frame(GOAWAY, bytes(6)) and before >= 1
+        harmless = before is not None and said in (frame(GOAWAY, bytes(6)), frame(INFO)) and before >= 1
         self.way = before if harmless or before == 4 else self.way
 
     @rule(said=st.binary(max_size=40))

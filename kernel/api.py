@@ -379,7 +379,8 @@ class Service(ChannelHandler):
     name: ClassVar[str]
     api_version: ClassVar[int] = API_VERSION
     Options: ClassVar[type] = NoOptions
-    needs: ClassVar[Needs] = Needs()
+    needs: Needs = Needs()
+    """What it cannot do without; where that depends on its options, the constructor sets it."""
     example: ClassVar[str] = ""
     """A command that talks with it, for `kernel serve` to print; `{endpoint}` is where it listens."""
     whole_messages: ClassVar[bool] = True
@@ -394,6 +395,10 @@ class Service(ChannelHandler):
 
     async def stop(self) -> None:
         """Called after the last channel, also when `start` failed half-way."""
+
+    def handler(self) -> ChannelHandler:
+        """Who is called with the next channel's messages: this service, or one for its options or for each channel."""
+        return self
 
     async def serve(self, channel: Channel) -> None:
         """Talk with one peer; the channel ends in order when this returns. It is cancelled when the peer is gone."""

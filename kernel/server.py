@@ -432,7 +432,7 @@ class _Hosted:
     def open(self, link: Link, stream: Stream) -> None:
         pieces = not self.service.whole_messages
         if not self._serves:
-            link.accept(stream, self.service, pieces=pieces)
+            link.accept(stream, self.service.handler(), pieces=pieces)
             return
         channel = link.accept(stream, None, pieces=pieces)
         task = self.spawn(self._serve(channel))

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from kernel.api import ChannelHandler, Needs, Service, ServiceContext
 from kernel.channel import Channel
-from kernel.errors import Code, OptionError
+from kernel.errors import OptionError
 from kernel.limits import KIB, MIB
 from kernel.options import Meta
 
@@ -53,25 +53,10 @@ class Echo(Service):
         super().__init__(options, context)
         self._mode = _mode(options)
         if options.mode == "generate":
-            self.needs = Needs(reliable=True)  # type: ignore[misc]  # without flow control it would flood
+            self.needs = Needs(reliable=True)  # without flow control it would flood
 
-    def opened(self, channel: Channel) -> None:
-        self._mode.opened(channel)
-
-    def on_messages(self, channel: Channel, messages: list[bytes]) -> None:
-        self._mode.on_messages(channel, messages)
-
-    def on_piece(self, channel: Channel, piece: bytes, message_bytes: int, last: bool) -> None:
-        self._mode.on_piece(channel, piece, message_bytes, last)
-
-    def on_finish(self, channel: Channel) -> None:
-        self._mode.on_finish(channel)
-
-    def on_writable(self, channel: Channel) -> None:
-        self._mode.on_writable(channel)
-
-    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
-        self._mode.on_closed(channel, code, reason)
+    def handler(self) -> ChannelHandler:
+        return self._mode
 
 
 def _mode(options: EchoOptions) -> ChannelHandler:

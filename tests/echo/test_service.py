@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel import Channel, ChannelHandler, Code, Endpoint, NeedsCapability, OptionError, Server, connect
+from kernel import Channel, ChannelHandler, Code, Endpoint, NeedsCapability, OptionError, Server, Service, connect
 from kernel.plugins.echo.payload import generated
 
 GUARD_SECONDS = 20
@@ -204,3 +204,24 @@ async def test_a_clients_handler_knows_its_channel_before_the_client_does(endpoi
     handler = Handler()
     async with serving("echo", endpoint) as bound, connect(bound, "echo", handler=handler) as channel:
         assert handler.channel is channel
+
+
+async def test_a_service_may_give_each_channel_a_handler_of_its_own() -> None:
+    class Counter(ChannelHandler):
+        count = 0
+
+        def on_message(self, channel: Channel, message: bytes) -> None:
+            self.count += 1
+            channel.send(b"%d" % self.count)
+
+    class Counting(Service):
+        name = "counting"
+
+        def handler(self) -> ChannelHandler:
+            return Counter()
+
+    async with asyncio.timeout(GUARD_SECONDS), Server([Counting], ["tcp://127.0.0.1:0"]) as server:
+        for _ in range(2):
+            async with connect(server.endpoints[0], "counting") as channel:
+                channel.send_many([b"a", b"b"])
+                assert [await channel.receive(), await channel.receive()] == [b"1", b"2"]

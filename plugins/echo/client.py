@@ -76,6 +76,15 @@ async def run(plan: Plan, tally: Tally) -> None:
         finally:
             tally.seconds = time.perf_counter() - started
             conversation.leave()
+        await _take_leave(channel, plan.timeout_seconds)
+
+
+async def _take_leave(channel: Channel, timeout_seconds: float) -> None:
+    """End the channel in order, so that the server does not take us for lost."""
+    channel.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds):
+            await channel.wait_closed()
 
 
 class _Conversation(ChannelHandler):

@@ -25,7 +25,7 @@ def can_sanitize(compiler: str, directory: Path) -> bool:
 @pytest.mark.parametrize("compiler", compilers)
 def test_unit_test_in_c(compiler: str, tmp_path: Path) -> None:
     sources = [Path(__file__).with_name("test_kf.c"), *sorted((ROOT / "csrc").glob("kf_*.c"))]
-    flags = ["-std=c11", "-O1", "-g", *WARNINGS, *(SANITIZERS if can_sanitize(compiler, tmp_path) else [])]
+    flags = ["-std=c11", "-O0", "-g", *WARNINGS, *(SANITIZERS if can_sanitize(compiler, tmp_path) else [])]
     program = tmp_path / "test_kf"
     build = subprocess.run(
         [compiler, *flags, f"-I{ROOT / 'csrc'}", *sources, "-o", program], capture_output=True, text=True, timeout=120

@@ -142,3 +142,32 @@ def test_a_thousand_peers_that_announce_a_mebibyte_each_cost_less_than_sixteen(e
         [sys.executable, "-P", "-c", ANNOUNCE, engine.name], capture_output=True, text=True, timeout=60, check=True
     )
     assert int(result.stdout) < 16 << 20
+
+
+STARVE = """
+import resource
+from kernel import framing
+decoder = framing.engine("c").decoder(framing.Length(width=8, frame_bytes_max=1 << 40))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
+try:
+    decoder.feed((1 << 40).to_bytes(8) + b"the rest is lost")
+except MemoryError:
+    print("no memory")
+try:
+    decoder.feed(b"more")
+except RuntimeError as error:
+    print(error)
+print(decoder.wanted())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit of the address space that holds")
+def test_a_decoder_that_found_no_memory_is_of_no_use_any_more(c_engine):
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", STARVE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.splitlines() == [
+        "no memory",
+        "the decoder is in use, or broke off in the middle of a chunk",
+        "None",
+    ]

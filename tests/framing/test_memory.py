@@ -40,12 +40,12 @@ def churn_lending(engine: Engine) -> None:
 
 def churn_errors(engine: Engine) -> None:
     for layout in (LENGTH, KNL):
-        for _ in range(500):
+        for _ in range(200):
             decoder = engine.decoder(layout)
             assert decoder.feed(b"\xff" * 40) == []
             with pytest.raises(DecodeError):
                 decoder.feed(b"")
-    for _ in range(500):
+    for _ in range(200):
         for attempt in (
             lambda: engine.encode_length(LENGTH, [b"", bytes(1 << 20) + b"x"]),
             lambda: engine.encode_length(Length(width=1), [b"", bytes(256)]),
@@ -63,7 +63,7 @@ def churn_errors(engine: Engine) -> None:
 
 
 def churn_messages(engine: Engine) -> None:
-    for _ in range(500):
+    for _ in range(200):
         assembler = engine.assembler(10, 10)
         assert assembler.add(b"hello") is None
         assert assembler.add(memoryview(b"world")) == b"helloworld"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 from documents import ROOT, blocks
 
 from kernel import KIB, MIB, Limits
@@ -33,11 +34,12 @@ def test_the_readmes_entry_point_names_its_service():
 
 
 def test_the_configuration_file_is_right_and_shows_every_setting():
-    lists, tables = (tomllib.loads(block) for block in blocks("docs/operations.md", "toml"))
-    assert set(lists) == {field.name for field in dataclasses.fields(Settings)}
-    settings = merge([Layer("operations.md", lists)])
+    every, tables = blocks("docs/operations.md", "toml")
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert names <= set(re.findall(r"^(?:# )?\[?(\w+)(?: =|\])", every, re.M))
+    settings = merge([Layer("operations.md", tomllib.loads(every))])
     assert settings.limits.message_bytes_max == MIB
-    assert merge([Layer("operations.md", tables)]).plugin == ("echo?mode=upper",)
+    assert merge([Layer("operations.md", tomllib.loads(tables))]).plugin == ("echo?mode=upper",)
 
 
 def test_every_limit_is_documented_with_its_default():
@@ -55,8 +57,16 @@ def in_words(name: str, value: object) -> str:
     return f"{value:g} s" if "_seconds" in name and "per_second" not in name else f"{value:,}"
 
 
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
 def test_every_link_leads_somewhere():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())]
-    missing = {(page.parent / link).name for page, link in links if not (page.parent / link).exists()}
-    assert missing <= {"protocol.md", "security.md"}
+    links = [page.parent / link for page in pages for link in LINK.findall(page.read_text())]
+    assert {link.name for link in links if not link.exists()} <= {"security.md"}
+
+
+@pytest.mark.parametrize("folder", ["docs", "docs/decisions"])
+def test_every_page_is_listed(folder: str):
+    listed = set(LINK.findall((ROOT / folder / "README.md").read_text()))
+    assert {page.name for page in (ROOT / folder).glob("*.md")} - {"README.md"} <= listed

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +88,10 @@ def _progress(text: str) -> None:
 # --- what came of it ------------------------------------------------------------------------------------------
 
 
+Place = tuple[str, str, str]
+"""(server, transport, cell)"""
+
+
 class Report:
     """All samples of a run, and what they say."""
 
@@ -99,24 +103,26 @@ class Report:
         self.measured = measured
         self.others = others
         self.machine = machine.describe(PEER_DISTRIBUTIONS)
-        self.rates: dict[tuple[str, str, str], list[float]] = {}
-        self.errors: dict[tuple[str, str, str], str] = {}
+        self.series: dict[Place, list[Sample]] = {}
+        self.errors: dict[Place, str] = {}
         for one in measured:
             place = (one.server, one.transport, one.cell)
+            self.series.setdefault(place, []).append(one.sample)
             if one.sample.error:
                 self.errors[place] = one.sample.error
-            else:
-                self.rates.setdefault(place, []).append(one.sample.messages_per_second)
 
     @property
     def verdicts(self) -> list[Verdict]:
         """Of all targets that this run can judge."""
-        whole = {place: rates for place, rates in self.rates.items() if place not in self.errors}
-        return list(verdicts(whole))
+        return list(verdicts({place: series for place, series in self.series.items() if place not in self.errors}))
+
+    def spread(self, place: Place, attribute: str) -> Spread:
+        """Of one of the numbers of a server in a cell."""
+        return Spread.of([getattr(one, attribute) for one in self.series[place]])
 
     def names(self, transport: str) -> list[str]:
         """The servers that were measured, in the table's order."""
-        present = {server for server, its_transport, _ in (*self.rates, *self.errors) if its_transport == transport}
+        present = {server for server, its_transport, _ in self.series if its_transport == transport}
         return [server.name for server in self.chosen if server.name in present]
 
     def json(self) -> dict[str, object]:
@@ -128,11 +134,12 @@ class Report:
             "plan": asdict(self.plan),
             "left_out": {server.name: why for server in self.chosen if (why := server.missing())},
             "messages_per_second": [
-                {"server": s, "transport": t, "cell": c, **Spread.of(rates).json()}
-                for (s, t, c), rates in self.rates.items()
+                {"server": s, "transport": t, "cell": c, **self.spread((s, t, c), "messages_per_second").json()}
+                for s, t, c in self.series
+                if (s, t, c) not in self.errors
             ],
             "targets": [
-                {**asdict(v.target), "cells": v.cell, "measured": v.measured.json(), "met": v.met}
+                {**asdict(v.target), "cells": v.cell, "measured": v.measured.json(), "by_cost": v.by_cost.json()}
                 for v in self.verdicts
             ],
             "samples": [{**asdict(one), "sample": asdict(one.sample)} for one in self.measured],
@@ -140,43 +147,40 @@ class Report:
 
     def text(self) -> str:
         """Tables for people."""
-        parts = [table(t) for t in self.plan.transports for table in (self._rate_table, self._cost_table)]
+        parts = []
+        for transport in self.plan.transports:
+            parts.append(self._table("messages per second", transport, self._rate))
+            parts.append(self._table("99th percentile, us", transport, self._tail))
+            parts.append(self._table("server's processor time, us a message", transport, self._cost))
         parts += [self._targets(), self._remarks()]
         return "\n\n".join(part for part in parts if part)
 
-    def _rate_table(self, transport: str) -> str:
+    def _table(self, title: str, transport: str, value: Callable[[Place], str]) -> str:
         cells = list(self.plan.cells(transport))
-        head = [f"{transport}: messages per second", *cells]
-        names = self.names(transport)
-        return aligned([head, *([name, *(self._value((name, transport, cell)) for cell in cells)] for name in names)])
-
-    def _cost_table(self, transport: str) -> str:
-        cells = list(self.plan.cells(transport))
-        rows = [[f"{transport}: server's processor time, us a message", *cells]]
+        rows = [[f"{transport}: {title}", *cells]]
         for name in self.names(transport):
-            costs = (
-                [one.sample.server_us for one in self.measured if self._is(one, name, transport, c)] for c in cells
-            )
-            rows.append([name, *(f"{Spread.of(cost).median:.3g}" for cost in costs)])
+            places = ((name, transport, cell) for cell in cells)
+            rows.append([name, *("failed" if place in self.errors else value(place) for place in places)])
         return aligned(rows)
 
-    @staticmethod
-    def _is(one: Measured, server: str, transport: str, cell: str) -> bool:
-        return (one.server, one.transport, one.cell) == (server, transport, cell)
+    def _rate(self, place: Place) -> str:
+        spread = self.spread(place, "messages_per_second")
+        return f"{quantity(spread.median)} ±{(spread.high - spread.low) / 2 / spread.median:.0%}"
 
-    def _value(self, place: tuple[str, str, str]) -> str:
-        if place in self.errors:
-            return "failed"
-        spread = Spread.of(self.rates[place])
-        deviation = (spread.high - spread.low) / 2 / spread.median
-        return f"{quantity(spread.median)} ±{deviation:.0%}"
+    def _tail(self, place: Place) -> str:
+        return f"{self.spread(place, 'p99_us').median:,.0f}"
+
+    def _cost(self, place: Place) -> str:
+        median = self.spread(place, "server_us").median
+        return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
 
     def _targets(self) -> str:
-        rows = [["target", "cell", "wanted", "measured (quartiles)", ""]]
+        rows = [["target", "cell", "wanted", "by rate (quartiles)", "by cost", ""]]
         for v in self.verdicts:
             measured = f"{v.measured.median:.2f} ({v.measured.low:.2f} to {v.measured.high:.2f})"
             title = f"{v.target.transport}: {v.target.server} / {v.target.peer}"
-            rows.append([title, v.cell, f"{v.target.ratio:.1f}", measured, "" if v.met else "MISSED"])
+            missed = "" if v.met else "MISSED"
+            rows.append([title, v.cell, f"{v.target.ratio:.1f}", measured, f"{v.by_cost.median:.2f}", missed])
         return aligned(rows) if len(rows) > 1 else ""
 
     def _remarks(self) -> str:
@@ -190,11 +194,9 @@ class Report:
         panels = []
         ours = {server.name for server in self.chosen if server.ours}
         for cell in self.plan.cells(transport):
-            bars = []
-            for name in self.names(transport):
-                if (name, transport, cell) in self.rates:
-                    spread = Spread.of(self.rates[name, transport, cell])
-                    bars.append(Bar(name, spread.median, spread.low, spread.high, name in ours))
+            places = [(name, transport, cell) for name in self.names(transport)]
+            rates = {p[0]: self.spread(p, "messages_per_second") for p in places if p not in self.errors}
+            bars = [Bar(name, rate.median, rate.low, rate.high, name in ours) for name, rate in rates.items()]
             if bars:
                 panels.append(Panel(cell, sorted(bars, key=lambda bar: -bar.value)))
         title = f"Echo over {transport.upper()}: messages per second (median, quartiles)"

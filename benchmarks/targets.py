@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import servers
+from kernel.bench.load import Sample
 from kernel.bench.timing import Spread, ratios
 
-Rates = Mapping[tuple[str, str, str], Sequence[float]]
-"""Messages per second, round by round, by (server, transport, cell)."""
+Series = Mapping[tuple[str, str, str], Sequence[Sample]]
+"""Samples, round by round, by (server, transport, cell)."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target's ratio in one cell."""
+    """A target's ratio in one cell.
+
+    Attributes:
+        measured: by messages per second, which decides.
+        by_cost: by the server's processor time for a message. Where the server is the bottleneck both are the same on a
+            quiet machine; on a busy one this is the better estimate.
+    """
 
     target: Target
     cell: str
     measured: Spread
+    by_cost: Spread
 
     @property
     def met(self) -> bool:
@@ -59,11 +67,13 @@ TARGETS = (
 )
 
 
-def verdicts(rates: Rates) -> Iterator[Verdict]:
+def verdicts(series: Series) -> Iterator[Verdict]:
     """Of the targets, those of which both sides were measured."""
     for target in TARGETS:
         for cell in target.cells:
-            ours = rates.get((target.server, target.transport, cell))
-            theirs = rates.get((target.peer, target.transport, cell))
+            ours = series.get((target.server, target.transport, cell))
+            theirs = series.get((target.peer, target.transport, cell))
             if ours and theirs:
-                yield Verdict(target, cell, ratios(ours, theirs))
+                rate = ratios([one.messages_per_second for one in ours], [one.messages_per_second for one in theirs])
+                cost = ratios([one.server_us for one in theirs], [one.server_us for one in ours])
+                yield Verdict(target, cell, rate, cost)

@@ -24,7 +24,7 @@ PLAN = Plan(("tcp",), 3, 0.1, 0.1, short=True)
 
 def report_of(rates: dict[str, Sequence[float]], error: str = "") -> Report:
     measured = [
-        Measured(server, "tcp", cell, number, Sample(rate, error=error if rate == 0 else ""))
+        Measured(server, "tcp", cell, number, Sample(rate, 1.0, error="" if rate else error))
         for server, series in rates.items()
         for number, rate in enumerate(series)
         for cell in PLAN.cells("tcp")
@@ -41,12 +41,13 @@ def test_every_target_names_servers_and_cells_that_exist() -> None:
 
 
 def test_verdicts_take_the_ratio_round_by_round() -> None:
-    rates = {
-        (servers.OURS, "tcp", "16 B x 128"): [3.0, 30.0],
-        (servers.UVLOOP_PROTOCOL, "tcp", "16 B x 128"): [2.0, 20.0],
+    series = {
+        (servers.OURS, "tcp", "16 B x 128"): [Sample(3.0, server_us=1.0), Sample(30.0, server_us=4.0)],
+        (servers.UVLOOP_PROTOCOL, "tcp", "16 B x 128"): [Sample(2.0, server_us=2.0), Sample(20.0, server_us=8.0)],
     }
-    found = {verdict.target.ratio: verdict for verdict in verdicts(rates)}
+    found = {verdict.target.ratio: verdict for verdict in verdicts(series)}
     assert {ratio: verdict.measured.median for ratio, verdict in found.items()} == {1.0: 1.5, 1.5: 1.5}
+    assert all(verdict.by_cost.median == 2.0 for verdict in found.values())
     assert all(verdict.met for verdict in found.values())
 
 

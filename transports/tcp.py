@@ -18,8 +18,6 @@ from kernel.sockets import SocketConnection, SocketListener, dial_socket
 
 from .addresses import cannot_dial, cannot_listen, is_loopback, resolve
 
-_Bytes = Annotated[int, Meta(ge=0, description="0: the system's own choice")]
-
 
 @dataclass(frozen=True, slots=True)
 class TcpOptions:
@@ -64,7 +62,7 @@ class Tcp(Transport):
             sock.close()
             raise StartError(cannot_listen(self.endpoint, error)) from None
         bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
-        return SocketListener(sock, bound, self._connection, accept)
+        return SocketListener(sock, bound, self.connection, accept)
 
     async def dial(self) -> Connection:
         failure: OSError | None = None
@@ -73,13 +71,14 @@ class Tcp(Transport):
             _set_buffers(sock, cast(TcpOptions, self.options))
             try:
                 await dial_socket(sock, address)
-                return self._connection(sock)
+                return self.connection(sock)
             except OSError as error:
                 sock.close()
                 failure = error
         raise DialError(cannot_dial(self.endpoint, failure))
 
-    def _connection(self, sock: socket.socket) -> Connection:
+    def connection(self, sock: socket.socket) -> Connection:
+        """What becomes of a connected, non-blocking socket of this endpoint's."""
         options = cast(TcpOptions, self.options)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
         if options.keepalive_seconds:

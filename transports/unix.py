@@ -62,7 +62,7 @@ class Unix(Transport):
         except OSError as error:
             sock.close()
             raise StartError(self._cannot_listen(path, error)) from None
-        return SocketListener(sock, self.endpoint, self._connection, accept, _remover(path))
+        return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
 
     async def dial(self) -> Connection:
         path = self._address()
@@ -79,7 +79,7 @@ class Unix(Transport):
             }
             reason = reasons.get(error.errno, error.strerror)
             raise DialError(f"cannot connect to {self.endpoint.without_options()}: {reason}") from None
-        return self._connection(sock)
+        return self.connection(sock)
 
     def _address(self) -> str:
         address = self.endpoint.address
@@ -121,7 +121,8 @@ class Unix(Transport):
         elif result in (0, errno.EAGAIN, errno.EINPROGRESS):
             raise StartError(f"cannot listen on {where}: a server is alive there: stop it, or take another path")
 
-    def _connection(self, sock: socket.socket) -> Connection:
+    def connection(self, sock: socket.socket) -> Connection:
+        """What becomes of a connected, non-blocking socket of this endpoint's."""
         path = self.endpoint.address
         return SocketConnection(sock, path, path, _principal(sock))
 

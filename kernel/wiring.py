@@ -232,8 +232,8 @@ def _farewell(code: Code, reason: str) -> bytes:
 
 
 def datagram_options(connection: Connection) -> dict[str, Any]:
-    """What a transport of packets knows and its session needs: the packet size, the budget that all peers share."""
-    names = ("packet_bytes_max", "budget")
+    """What a transport of packets knows and its session needs: packet size, buffer, the budget that all peers share."""
+    names = ("packet_bytes_max", "window_bytes", "budget")
     return {name: getattr(connection, name) for name in names if hasattr(connection, name)}
 
 

@@ -73,7 +73,7 @@ class DatagramSocket:
         self._on_error: Callable[[OSError], None] | None = None
         self._in_batch = False
         self._blocked = False
-        self._queue: deque[tuple[Buffer, Address | None, UdpConnection | None]] = deque()
+        self._queue: deque[tuple[Sequence[Buffer], Address | None, UdpConnection | None]] = deque()
         self._queued_bytes = 0
         self._drained: list[UdpConnection] = []
 
@@ -101,10 +101,9 @@ class DatagramSocket:
         """Send, or queue: during a batch until its end, and while the system's buffer is full. Not after `close`."""
         if self._sock.fileno() == -1:
             return
-        for packet in packets:
-            if self._blocked and not self._hold(packet, connection):
-                continue
-            self._queue.append((packet, address, connection))
+        if self._blocked:
+            packets = [packet for packet in packets if self._hold(packet, connection)]
+        self._queue.append((packets, address, connection))
         if not self._in_batch and not self._blocked:
             self._flush()
 
@@ -144,39 +143,33 @@ class DatagramSocket:
         """Send what is queued, until the system's buffer is full."""
         queue, sock = self._queue, self._sock
         while queue:
-            packet, address, connection = queue[0]
-            try:
-                if address is None:
-                    sock.send(packet)
-                else:
-                    sock.sendto(packet, address)
-            except (BlockingIOError, InterruptedError):
-                if not self._blocked:
+            packets, address, connection = queue.popleft()
+            for at, packet in enumerate(packets):
+                try:
+                    if address is None:
+                        sock.send(packet)
+                    else:
+                        sock.sendto(packet, address)
+                except (BlockingIOError, InterruptedError):
+                    queue.appendleft((packets[at:], address, connection))
                     self._block()
-                return
-            except OSError as error:
-                self.counters.send_failed += 1
-                self._drop_first()
-                if connection is not None:
-                    connection.send_failed(error, len(packet))
-            else:
-                self._drop_first()
-
-    def _drop_first(self) -> None:
-        packet, _, connection = self._queue.popleft()
-        if self._blocked:
-            self._queued_bytes -= len(packet)
-            if connection is not None:
-                connection.pending_bytes -= len(packet)
-                if not connection.pending_bytes:
-                    self._drained.append(connection)
+                    return
+                except OSError as error:
+                    self.counters.send_failed += 1
+                    if connection is not None:
+                        connection.send_failed(error, len(packet))
+                if self._blocked:
+                    self._release(packet, connection)
 
     def _block(self) -> None:
         """The system's buffer is full: from now on, what waits is counted, and bounded."""
+        if self._blocked:
+            return
         self._blocked = True
         waiting = list(self._queue)
         self._queue.clear()
-        self._queue.extend(entry for entry in waiting if self._hold(entry[0], entry[2]))
+        for packets, address, connection in waiting:
+            self._queue.append(([p for p in packets if self._hold(p, connection)], address, connection))
         self._loop.add_writer(self._sock, self._on_writable)
 
     def _hold(self, packet: Buffer, connection: UdpConnection | None) -> bool:
@@ -188,6 +181,14 @@ class DatagramSocket:
         if connection is not None:
             connection.pending_bytes += len(packet)
         return True
+
+    def _release(self, packet: Buffer, connection: UdpConnection | None) -> None:
+        """A packet that was held is gone."""
+        self._queued_bytes -= len(packet)
+        if connection is not None:
+            connection.pending_bytes -= len(packet)
+            if not connection.pending_bytes:
+                self._drained.append(connection)
 
     def _on_writable(self) -> None:
         self._flush()
@@ -212,7 +213,7 @@ class UdpConnection(Connection):
         refusals_max: so many "port unreachable" in a row mean that nobody is there; 0: they are not ours to judge.
 
     Attributes:
-        packet_bytes_max, budget: what the kernel's session wants to know of its transport.
+        packet_bytes_max, window_bytes, budget: what the kernel's session wants to know of its transport.
         pending_bytes: what waits in the socket's queue; the socket keeps this number.
         last_packet: what was written last.
         ended: nothing more comes from here, and nothing leaves.
@@ -221,7 +222,7 @@ class UdpConnection(Connection):
     __slots__ = (
         "_address", "_at_eof", "_closing", "_datagrams", "_datagrams_max", "_early", "_local", "_loop", "_on_end",
         "_paused", "_peer", "_received", "_receiver", "_refusals", "_refusals_max", "_reply_bytes", "_reply_factor",
-        "budget", "ended", "last_packet", "packet_bytes_max", "pending_bytes",
+        "budget", "ended", "last_packet", "packet_bytes_max", "pending_bytes", "window_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -233,12 +234,14 @@ class UdpConnection(Connection):
         peer: str,
         on_end: Callable[[UdpConnection], None],
         packet_bytes_max: int,
+        window_bytes: int,
         budget: ReassemblyBudget,
         reply_factor: int = 0,
         datagrams_max: int = 0,
         refusals_max: int = 0,
     ) -> None:
         self.packet_bytes_max = packet_bytes_max
+        self.window_bytes = window_bytes
         self.budget = budget
         self.pending_bytes = 0
         self.last_packet: Buffer = b""

@@ -24,7 +24,7 @@ from kernel.datagram.peers import PeerTable
 from kernel.datagram.reassembly import ReassemblyBudget
 from kernel.endpoint import Endpoint, format_host_port
 from kernel.errors import DialError, StartError
-from kernel.limits import MIB, Limits
+from kernel.limits import KIB, MIB, Limits
 from kernel.options import Meta
 
 from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
@@ -34,6 +34,14 @@ MESSAGE_BYTES_MAX = 1 * MIB
 RAW_DATAGRAMS_MAX = 1_000_000
 
 _REFUSALS_MAX = 3
+# A socket buffer counts the system's own costs too, about as much again as a packet of the default size; and a listener
+# has several peers that may send at once.
+_WINDOWS_PER_DIALLED_SOCKET = 4
+_WINDOWS_PER_LISTENER = 8
+_WINDOW_BYTES_MIN = 32 * KIB
+_WINDOW_BYTES_MAX = 1 * MIB
+# On a real path a longer burst overruns the queues of routers, until there is congestion control.
+_WINDOW_BYTES_MAX_ON_A_PATH = 128 * KIB
 _SWEEP_SECONDS_MIN = 0.1
 
 
@@ -91,6 +99,7 @@ class UdpListener(Listener):
         self._sweeper: asyncio.TimerHandle | None = None
         self._paused = False
         self._closed = False
+        self._window_bytes = _window_bytes(sock, endpoint, _WINDOWS_PER_LISTENER)
         self._datagrams = DatagramSocket(sock, connected=False)
         self.counters = self._datagrams.counters
         # What the system reports here is of one of many peers, and it does not say of which one.
@@ -157,6 +166,7 @@ class UdpListener(Listener):
             peer=format_host_port(*source[:2]),
             on_end=lambda ended: self._forget(key, source, ended),
             packet_bytes_max=self._options.packet_bytes_max,
+            window_bytes=self._window_bytes,
             budget=self._budget,
             reply_factor=self._reply_factor,
             datagrams_max=RAW_DATAGRAMS_MAX if self._is_raw else 0,
@@ -256,6 +266,7 @@ class Udp(Transport):
             peer=format_host_port(*sock.getpeername()[:2]),
             on_end=lambda ended: datagrams.close(),
             packet_bytes_max=options.packet_bytes_max,
+            window_bytes=_window_bytes(sock, self.endpoint, _WINDOWS_PER_DIALLED_SOCKET),
             budget=ReassemblyBudget(self.limits.reassembly_bytes_max),
             refusals_max=1 if options.framing == "raw" else _REFUSALS_MAX,
         )
@@ -270,3 +281,10 @@ def _source_and_connection(received: tuple[bytes, Address]) -> tuple[Address, by
 def _name(source: Address) -> bytes:
     """The source as the gate knows it."""
     return repr(source).encode()
+
+
+def _window_bytes(sock: socket.socket, endpoint: Endpoint, windows: int) -> int:
+    """What a peer may have on its way to us: a part of what the socket's buffer was really given."""
+    share = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // windows
+    most = _WINDOW_BYTES_MAX if is_loopback(endpoint) else _WINDOW_BYTES_MAX_ON_A_PATH
+    return max(_WINDOW_BYTES_MIN, min(share, most))

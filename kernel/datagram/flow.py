@@ -37,9 +37,9 @@ class SendWindow:
         """What may still be sent. A packet may leave when this is positive, and overshoot by its own length."""
         return self.limit_bytes - (self._sent_bytes - self._gone_bytes)
 
-    def sent(self, sequence: int, index: int, packet_bytes: int) -> None:
-        """Fragment `index` of message `sequence` leaves."""
-        self._sent_bytes += packet_bytes
+    def sent(self, sequence: int, index: int, nbytes: int) -> None:
+        """So many bytes leave, the last of them in fragment `index` of message `sequence`."""
+        self._sent_bytes += nbytes
         self._packets.append((sequence, index, self._sent_bytes))
 
     def received(self, receipt: int, sequence: int, index: int, limit_bytes: int) -> bool:
@@ -70,20 +70,20 @@ class ReceiveWindow:
     """The receiving side: when to tell the sender what has come, and how much more may follow: each quarter of the
     window.
 
-    The window is `window_bytes`, or the room that the service leaves when that is less.
+    The window is `bytes_max`, or the room that the service leaves when that is less.
 
     Attributes:
         due: it is time for a receipt.
         receipts: how many were made.
     """
 
-    __slots__ = ("_announced_bytes", "_index", "_sequence", "_unreported_bytes", "_window_bytes", "due", "receipts")
+    __slots__ = ("_announced_bytes", "_index", "_sequence", "_unreported_bytes", "bytes_max", "due", "receipts")
 
-    def __init__(self, window_bytes: int, room_bytes: int) -> None:
+    def __init__(self, bytes_max: int, room_bytes: int) -> None:
         self.due = False
         self.receipts = 0
-        self._announced_bytes = min(window_bytes, room_bytes)
-        self._window_bytes = window_bytes
+        self._announced_bytes = min(bytes_max, room_bytes)
+        self.bytes_max = bytes_max
         self._unreported_bytes = 0
         self._sequence = 0xFFFFFFFF
         self._index = 0
@@ -91,7 +91,7 @@ class ReceiveWindow:
     @property
     def is_narrow(self) -> bool:
         """The sender is held back: what it began to send may take its time."""
-        return self._announced_bytes * 2 < self._window_bytes
+        return self._announced_bytes * 2 < self.bytes_max
 
     @property
     def announced_bytes(self) -> int:
@@ -109,7 +109,7 @@ class ReceiveWindow:
 
     def reopen(self, room_bytes: int) -> None:
         """The service has made room: worth a receipt when the sender was held back by it."""
-        if self.is_narrow and self._window_bytes <= room_bytes * 2:
+        if self.is_narrow and self.bytes_max <= room_bytes * 2:
             self.due = True
 
     def report(self, room_bytes: int) -> bytes:
@@ -117,7 +117,7 @@ class ReceiveWindow:
         self.due = False
         self.receipts += 1
         self._unreported_bytes = 0
-        self._announced_bytes = max(0, min(self._window_bytes, room_bytes))
+        self._announced_bytes = max(0, min(self.bytes_max, room_bytes))
         return pack_receipt(self._sequence, self._index, self._announced_bytes)
 
 

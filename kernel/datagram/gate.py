@@ -117,6 +117,7 @@ class DatagramGate:
             return self._make_cookie_packet(packet, source, now), False
         if self.closing:
             return self._refuse_closing(packet), False
+        self._forget_closed(now)
         if (source, packet[4:12]) in self._closed:
             return self._answer_unknown(packet, Kind.CONNECT, source, now), False
         self.counters.admitted += 1

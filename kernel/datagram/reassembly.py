@@ -81,7 +81,7 @@ class Reassembler:
         delivered: messages handed out; equal to the number that the peer has sent when none is missing.
     """
 
-    __slots__ = ("_budget", "_counters", "_message_bytes_max", "_table", "_window", "delivered")
+    __slots__ = ("_budget", "_counters", "_current", "_message_bytes_max", "_table", "_window", "delivered")
 
     def __init__(
         self, message_bytes_max: int, budget: ReassemblyBudget, engine: Engine, counters: SessionCounters
@@ -91,6 +91,7 @@ class Reassembler:
         self._budget = budget
         self._counters = counters
         self._window = SequenceWindow()
+        self._current = -1  # known not to be in the window
         self.delivered = 0
 
     @property
@@ -99,32 +100,35 @@ class Reassembler:
 
     def add(self, sequence: int, index: int, count: int, message_bytes: int, fragment: bytes) -> bytes | None:
         """Take a fragment as `parse_packet` gives it; return the message once it is whole."""
-        if sequence in self._window:
-            self._counters.duplicates += 1
-            return None
-        if count == 1 and not self._table and message_bytes <= self._message_bytes_max:
+        if sequence != self._current:  # most fragments follow one of their own message
+            if sequence in self._window:
+                self._counters.duplicates += 1
+                return None
+            self._current = sequence
+        table = self._table
+        if count == 1 and not table.memory_bytes and message_bytes <= self._message_bytes_max:
             message: bytes | None = fragment
         else:
-            message = self._assemble(sequence, index, count, message_bytes, fragment)
+            held_bytes, conflicts = table.memory_bytes, table.conflicts
+            try:
+                message = table.add(sequence, index, count, message_bytes, fragment)
+            except DecodeError:
+                self._counters.rejected += 1
+                return None
+            if table.memory_bytes != held_bytes:
+                self._budget.hold(self, table.memory_bytes)
+            if table.conflicts != conflicts:
+                self._counters.rejected += 1
+                self._close(sequence)
         if message is not None:
-            self._window.add(sequence)
+            self._close(sequence)
             self.delivered += 1
         return message
 
-    def _assemble(self, sequence: int, index: int, count: int, message_bytes: int, fragment: bytes) -> bytes | None:
-        table = self._table
-        held_bytes, conflicts = table.memory_bytes, table.conflicts
-        try:
-            message = table.add(sequence, index, count, message_bytes, fragment)
-        except DecodeError:
-            self._counters.rejected += 1
-            return None
-        if table.conflicts > conflicts:
-            self._window.add(sequence)
-            self._counters.rejected += 1
-        if table.memory_bytes != held_bytes:
-            self._budget.hold(self, table.memory_bytes)
-        return message
+    def _close(self, sequence: int) -> None:
+        """Take no more of this message: it is delivered, or beyond repair."""
+        self._window.add(sequence)
+        self._current = -1
 
     def expire(self, age_ticks_max: int) -> None:
         """Let the clock go on by one tick, and drop messages that were begun more than so many ticks ago."""

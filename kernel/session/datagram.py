@@ -49,7 +49,7 @@ from kernel.session.base import (
 PACKET_BYTES_DEFAULT = 1200
 """Passes every path that carries QUIC: an IPv6 packet of 1,280 bytes, less its headers."""
 
-WINDOW_BYTES = 128 * 1024
+WINDOW_BYTES_DEFAULT = 128 * 1024
 """What a Linux socket buffer of the default size holds, in packets of the default size."""
 
 _RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
@@ -71,6 +71,7 @@ class DatagramSession(Session):
         client: this side dialled.
         limits: what we allow the peer.
         packet_bytes_max: the longest packet that we send; the peer may ask for shorter ones.
+        window_bytes: what the transport can hold for us until we read it; so much may be on its way to us.
         budget: memory for unfinished messages, shared by the sessions of a listener; None: one of its own.
         connection: the client's connection id; None: a random one.
         engine_name: which framing engine; None: the process's own.
@@ -92,6 +93,7 @@ class DatagramSession(Session):
         client: bool,
         limits: Limits,
         packet_bytes_max: int = PACKET_BYTES_DEFAULT,
+        window_bytes: int = WINDOW_BYTES_DEFAULT,
         budget: ReassemblyBudget | None = None,
         connection: int | None = None,
         engine_name: str | None = None,
@@ -107,7 +109,7 @@ class DatagramSession(Session):
         self._data_kind = Kind.DATA | (knl.FROM_SERVER if client else 0)
         budget = budget or ReassemblyBudget(limits.reassembly_bytes_max)
         self._reassembler = Reassembler(self._message_bytes_max, budget, self._engine, self.counters)
-        self._window = ReceiveWindow(WINDOW_BYTES, limits.channel_credit_bytes)
+        self._window = ReceiveWindow(window_bytes, limits.channel_credit_bytes)
         self._timers = Timers()
         self._due: dict[Kind, bytes] = {}
         self._stream: Stream | None = None
@@ -266,7 +268,7 @@ class DatagramSession(Session):
         if not stream.remote_open:
             self.counters.late += len(messages)
             return
-        if stream.held_bytes >= self.limits.channel_credit_bytes + WINDOW_BYTES:
+        if stream.held_bytes >= self.limits.channel_credit_bytes + self._window.bytes_max:
             self.counters.overrun += len(messages)
             return
         cost = sum(map(len, messages)) + knl.PACKET_HEADER_BYTES * len(messages)
@@ -306,7 +308,7 @@ class DatagramSession(Session):
             self._tries = 0
             self._timers.cancel("ask")
             self._timers.cancel("handshake")
-            self.events.append(Ready())
+            self.events.append(Ready({}))
 
     def _on_connect(self, _sequence: int, payload: bytes) -> None:
         if self._stream is not None:
@@ -317,7 +319,7 @@ class DatagramSession(Session):
         self._stream = stream = Stream(0, self._peer.service)
         self._timers.cancel("handshake")
         self._timers.arm("probe", self._liveness.probe_seconds)
-        self.events.append(Ready())
+        self.events.append(Ready({}))
         if self._going_away:
             self.refuse(stream, Code.SHUTTING_DOWN, "the server is shutting down")
         else:

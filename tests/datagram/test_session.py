@@ -14,7 +14,7 @@ from kernel.errors import ChannelClosed, Code, UsageError
 from kernel.framing import engine, knl
 from kernel.limits import KIB, MIB, Limits
 from kernel.session import base
-from kernel.session.datagram import WINDOW_BYTES, DatagramSession
+from kernel.session.datagram import WINDOW_BYTES_DEFAULT as WINDOW_BYTES, DatagramSession
 
 STORM = Weather(loss=0.1, duplicate=0.05, delay_seconds_max=0.05)
 SIZES = (0, 1, 2, 100, 1175, 1176, 1177, 2352, 2353, 10_000, 65_507)

@@ -272,8 +272,23 @@ def make_connection(sock: socket.socket) -> datagrams.UdpConnection:
         peer="there",
         on_end=lambda ended: shell.close(),
         packet_bytes_max=1200,
+        window_bytes=1 << 17,
         budget=datagrams.ReassemblyBudget(1000),
     )
+
+
+async def test_the_window_follows_the_buffer_that_the_system_gave():
+    for query, loopback, path in (("receive_buffer_bytes=4KiB", 32 << 10, 32 << 10), ("", 32 << 10, 32 << 10)):
+        small, large = [], []
+        for host, found in (("127.0.0.1", small), ("0.0.0.0", large)):
+            async with listening(f"udp://{host}:0?framing=raw&{query}", Peers(echo)) as listener:
+                found.append(listener._window_bytes)
+        assert loopback <= small[0] <= 1 << 20
+        assert path <= large[0] <= 128 << 10
+        assert large[0] <= small[0]
+    connection = await dial("udp://127.0.0.1:9?receive_buffer_bytes=4KiB")
+    assert connection.window_bytes == 32 << 10
+    connection.abort()
 
 
 # --- what raw sources may do -----------------------------------------------------------------------------------

@@ -83,9 +83,9 @@ class LaneKeeper:
         error = OSError(error_number, os.strerror(error_number)) if error_number else None
         self._connection.read_ended(error)
 
-    def decoded(self, messages: list[bytes], nbytes: int) -> None:
+    def decoded(self, messages: list[bytes], _nbytes: int) -> None:
         """The stream is corrupt behind these messages."""
-        self._link.decoded(messages, nbytes)
+        self._link.decoded(messages)
 
     def failed(self, error: Exception) -> None:
         """The handler has raised, or has sent what cannot be framed."""

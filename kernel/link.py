@@ -175,16 +175,14 @@ class Link:
         stream = self.session.open(service, pieces=pieces)
         channel = self._attach(stream, handler, couples=False)
         self._dispatch(self.session.take_events())  # without a handshake of its own, the channel is open already
+        self._resume_reading()
         self.schedule_flush()
         return channel
 
     def consumed(self, stream: Stream, nbytes: int) -> None:
         """The service is done with so much of what it was given."""
-        session = self.session
-        session.consumed(stream, nbytes)
-        if self._read_paused and session.wants_data:
-            self._read_paused = False
-            self._connection.resume_reading()
+        self.session.consumed(stream, nbytes)
+        self._resume_reading()
         if not self.corked:
             self.schedule_flush()
 
@@ -274,6 +272,11 @@ class Link:
             self._read_paused = True
             self._connection.pause_reading()
 
+    def _resume_reading(self) -> None:
+        if self._read_paused and self.session.wants_data:
+            self._read_paused = False
+            self._connection.resume_reading()
+
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
             try:
@@ -316,10 +319,10 @@ class Link:
         )
         channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
 
-    def decoded(self, messages: list[bytes], nbytes: int) -> None:
+    def decoded(self, messages: list[bytes]) -> None:
         """A lane has fed the session's decoder, and goes no further."""
         assert isinstance(self.session, PlainSession)
-        self._handle(self.session.decoded, messages, nbytes)
+        self._handle(self.session.decoded, messages)
 
     def delivered(self, channel: Channel, nbytes: int) -> None:
         """A lane has handed messages to the channel's handler, which then wanted more than the lane can do."""

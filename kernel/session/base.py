@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernel.api import Buffer, Principal
-from kernel.errors import Code
+from kernel.errors import Code, UsageError
 from kernel.limits import Limits
 
 
@@ -176,6 +176,24 @@ class Fault(Exception):
         self.code = code
         self.reason = reason
         self.detail = detail or reason
+
+
+def rest_after_piece(rest_bytes: int | None, piece_bytes: int, message_bytes: int, last: bool) -> int:
+    """What is missing of a message after another piece of it.
+
+    Args:
+        rest_bytes: what was missing before; None: this is the first piece.
+
+    Raises:
+        UsageError: the pieces do not add up.
+    """
+    rest = (message_bytes if rest_bytes is None else rest_bytes) - piece_bytes
+    if rest < 0 or last != (rest == 0):
+        raise UsageError(
+            f"the pieces of a message of {message_bytes} bytes must add up to it, and the last one says so: "
+            f"{rest} bytes are left after this piece, and last is {last}"
+        )
+    return rest
 
 
 class Session(ABC):

@@ -10,6 +10,7 @@ service never holds more than a window and one long message of a stream. Of all 
 from __future__ import annotations
 
 import struct
+from collections import deque
 
 from kernel.errors import Code
 from kernel.framing import knl
@@ -39,13 +40,14 @@ class ReceiveState:
         ungranted_bytes: consumed, and not yet announced to the peer.
         unread_bytes: cost of a long message's frames that wait until the service has consumed what it holds.
         held_long_bytes: long messages among what the service holds.
+        early: runs of DATA that came before the service has said how it wants them: flags, payloads, cost.
         message_bytes: length of the long message that is arriving, else None.
         rest_bytes: what is missing of it.
         assembler: where it is put together; None in pieces mode.
     """
 
     __slots__ = (
-        "assembler", "credit_bytes", "held_long_bytes", "message_bytes", "rest_bytes", "ungranted_bytes",
+        "assembler", "credit_bytes", "early", "held_long_bytes", "message_bytes", "rest_bytes", "ungranted_bytes",
         "unread_bytes",
     )  # fmt: skip
 
@@ -54,6 +56,7 @@ class ReceiveState:
         self.ungranted_bytes = 0
         self.unread_bytes = 0
         self.held_long_bytes = 0
+        self.early: deque[tuple[int, list[bytes], int]] = deque()
         self.message_bytes: int | None = None
         self.rest_bytes = 0
         self.assembler: Assembler | None = None
@@ -229,7 +232,9 @@ class Inbox:
             self._assembly_bytes -= state.message_bytes
         state.message_bytes = state.assembler = None
         self._held_long_bytes -= state.held_long_bytes
-        self._grant_connection(stream.held_bytes + state.unread_bytes)
+        early_bytes = sum(cost for _, _, cost in state.early)
+        state.early.clear()
+        self._grant_connection(stream.held_bytes + state.unread_bytes + early_bytes)
 
     def _grant(self, stream: Stream, nbytes: int) -> None:
         state: ReceiveState = stream.state.receive

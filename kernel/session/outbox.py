@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernel.api import Buffer
-from kernel.errors import Code, UsageError
+from kernel.errors import Code
 from kernel.framing import knl
 from kernel.framing.interface import Engine
-from kernel.session.base import Event, Stream, Writable
+from kernel.session.base import Event, Stream, Writable, rest_after_piece
 from kernel.session.handshake import Hello
 
 # From this size on a payload goes by reference behind its header; below, a copy is cheaper than one more buffer.
@@ -140,12 +140,7 @@ class Outbox:
         """
         state: SendState = stream.state.send
         begin = state.piece_rest_bytes is None
-        rest = (message_bytes if state.piece_rest_bytes is None else state.piece_rest_bytes) - len(piece)
-        if rest < 0 or last != (rest == 0):
-            raise UsageError(
-                f"the pieces of a message of {message_bytes} bytes must add up to it, and the last one says so: "
-                f"{rest} bytes are left after this piece, and last is {last}"
-            )
+        rest = rest_after_piece(state.piece_rest_bytes, len(piece), message_bytes, last)
         if begin and last and message_bytes <= self._frame_bytes_max:
             self.message(stream, piece)
             return

@@ -1,7 +1,8 @@
 """A plain framing: one connection is one channel, bound to one service. No handshake, no credit, nothing in band.
 
 What the protocol cannot say, the connection says: half-close is the connection's half-close, a reset aborts it, and
-back-pressure is not to read (`wants_data`). Receiving and sending may be framed differently.
+back-pressure is not to read (`wants_data`). Receiving and sending may be framed differently. A client's session reads
+only when its channel is open: the first words of a server that speaks first must not be lost.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from kernel.session.base import (
     Session,
     Stream,
     Writable,
+    rest_after_piece,
 )
 
-# What a queued message costs beside its bytes, so that empty ones are not free.
+# What a message costs beside its bytes, on its way in and out, so that empty ones are not free.
 _MESSAGE_COST_BYTES = 16
 
 Encode = Callable[[Sequence[Buffer]], list[Buffer]]
@@ -47,8 +49,8 @@ class PlainSession(Session):
     """
 
     __slots__ = (
-        "_client", "_ended", "_finishing", "_measure", "_moved", "_pieces", "_quiet_seconds_max",
-        "_quiet_since", "_releasing", "_service", "_stream", "decoder", "encode", "layout",
+        "_client", "_early", "_ended", "_finishing", "_measure", "_moved", "_opened", "_piece_rest_bytes", "_pieces",
+        "_quiet_seconds_max", "_quiet_since", "_releasing", "_sends", "_stream", "decoder", "encode", "layout",
     )  # fmt: skip
 
     def __init__(
@@ -67,9 +69,13 @@ class PlainSession(Session):
         self.encode = encode
         self.layout = layout
         self._measure = engine().measure
-        self._service = service
-        self._stream: Stream | None = None
+        self._stream = Stream(0, service)
+        self._opened = not client
+        self.wants_data = self._opened
+        self._early: list[Event] = []
         self._pieces: list[Buffer] = []
+        self._piece_rest_bytes: int | None = None
+        self._sends = True
         self._ended = False
         self._releasing = False
         self._finishing = False
@@ -81,38 +87,32 @@ class PlainSession(Session):
     def at_rest(self) -> bool:
         """Nothing is queued, held, ending or to be told: a message could as well pass without the session's knowing."""
         stream = self._stream
-        return (
-            stream is not None
-            and stream.local_open
-            and stream.remote_open
-            and not (self._ended or self._finishing or self.events or stream.outgoing or stream.held_bytes)
-        )
+        busy = self.events or stream.outgoing or stream.held_bytes
+        return self._opened and self._sends and stream.remote_open and not busy
 
     def touch(self) -> None:
         """Something has moved, without the session's knowing."""
         self._moved = True
 
-    def decoded(self, messages: list[bytes], nbytes: int) -> list[Event]:
-        """Somebody else has fed our decoder `nbytes`, and these messages came out."""
+    def decoded(self, messages: list[bytes]) -> list[Event]:
+        """Somebody else has fed our decoder, and these messages came out."""
         assert self.decoder is not None
-        return self._take(self.decoder, messages, nbytes)
+        return self._take(self.decoder, messages)
 
     def hold(self, nbytes: int) -> None:
         """The service was given messages of so many bytes, without the session's knowing."""
-        assert self._stream is not None
         self._stream.held_bytes += nbytes
         self.wants_data = self._stream.held_bytes < self.limits.channel_credit_bytes
 
     def started(self) -> list[Event]:
         self.events.append(Ready())
         if not self._client:
-            self._stream = Stream(0, self._service)
             self.events.append(OpenRequested(self._stream))
         return self.take_events()
 
     @property
     def streams(self) -> list[Stream]:
-        return [self._stream] if self._stream is not None and not self._ended else []
+        return [self._stream] if self._opened and not self._ended else []
 
     def tick(self, now: float) -> list[Event]:
         """There is no ping: what a server sees is whether anything moves at all. Clients wait as long as they like."""
@@ -128,56 +128,56 @@ class PlainSession(Session):
 
     def filled(self, nbytes: int) -> list[Event]:
         assert self.decoder is not None
-        return self._take(self.decoder, self.decoder.filled(nbytes), nbytes)
+        return [] if self._ended else self._take(self.decoder, self.decoder.filled(nbytes))
 
     def received(self, data: Buffer) -> list[Event]:
         if self._ended or self.decoder is None:
             return []
-        return self._take(self.decoder, self.decoder.feed(data), len(data))
+        return self._take(self.decoder, self.decoder.feed(data))
 
     def messages(self, packets: list[bytes]) -> list[Event]:
+        if self._ended or not packets:
+            return []
         self._moved = True
-        self._deliver(packets, sum(map(len, packets)) + _MESSAGE_COST_BYTES * len(packets))
+        self._tell(self._hold(packets))
         return self.take_events()
 
     def received_eof(self) -> list[Event]:
+        if self._ended:
+            return []
         self._moved = True
-        if self._ended or self._stream is None:
-            self._ended = True
-            self.events.append(Ended(Code.OK, "", by_peer=True))
-            return self.take_events()
         if self.decoder is not None:
-            self._deliver(self.decoder.finish(), 0)
+            last = self.decoder.finish()
+            if last:
+                self._tell(self._hold(last))
             if self.decoder.error is not None:
                 return self._corrupt(self.decoder.error)
         self._stream.remote_open = False
-        self.events.append(Finished(self._stream))
+        self._tell(Finished(self._stream))
         self._end_if_over()
         return self.take_events()
 
-    def _take(self, decoder: Decoder[bytes], messages: list[bytes], nbytes: int) -> list[Event]:
-        stream = self._stream
+    def _take(self, decoder: Decoder[bytes], messages: list[bytes]) -> list[Event]:
         self._moved = True
-        if decoder.error is not None:
-            self._deliver(messages, nbytes)
-            return self._corrupt(decoder.error)
-        if not messages or stream is None:
-            return self.take_events()
-        stream.held_bytes += nbytes
+        if messages:
+            event = self._hold(messages)
+            if self._opened and not self.events and decoder.error is None:
+                return [event]
+            self._tell(event)
+        return self.take_events() if decoder.error is None else self._corrupt(decoder.error)
+
+    def _hold(self, messages: list[bytes]) -> Messages:
+        """The service holds so much more; from its window on, nothing more is read."""
+        stream = self._stream
+        cost = self._measure(messages)[0] + _MESSAGE_COST_BYTES * len(messages)
+        stream.held_bytes += cost
         if stream.held_bytes >= self.limits.channel_credit_bytes:
             self.wants_data = False
-        if not self.events:
-            return [Messages(stream, messages, nbytes)]
-        self.events.append(Messages(stream, messages, nbytes))
-        return self.take_events()
+        return Messages(stream, messages, cost)
 
-    def _deliver(self, messages: list[bytes], cost: int) -> None:
-        stream = self._stream
-        if messages and stream is not None and not self._ended:
-            stream.held_bytes += cost
-            if stream.held_bytes >= self.limits.channel_credit_bytes:
-                self.wants_data = False
-            self.events.append(Messages(stream, messages, cost))
+    def _tell(self, event: Event) -> None:
+        """Of the stream; a client is told when it has opened it."""
+        (self.events if self._opened else self._early).append(event)
 
     def _corrupt(self, error: DecodeError) -> list[Event]:
         code = Code.FRAME_TOO_LARGE if error.code is ErrorCode.TOO_LARGE else Code.PROTOCOL
@@ -187,28 +187,36 @@ class PlainSession(Session):
     def _end(self, code: Code, reason: str, *, by_peer: bool) -> None:
         if self._ended:
             return
+        stream = self._stream
         self._ended = True
-        if self._stream is not None:
-            self._stream.local_open = self._stream.remote_open = False
-            self.events.append(Closed(self._stream, code, reason))
+        self._sends = False
+        self._pieces.clear()
+        stream.local_open = stream.remote_open = stream.wants_writable = False
+        stream.outgoing.clear()
+        stream.outgoing_bytes = 0
+        if self._opened:
+            self.events.append(Closed(stream, code, reason))
         self.events.append(Ended(code, reason, by_peer, abrupt=code is not Code.OK))
 
     def _end_if_over(self) -> None:
         stream = self._stream
-        if stream is not None and not stream.local_open and (self._releasing or not stream.remote_open):
+        if not stream.local_open and (self._releasing or not stream.remote_open):
             self._end(Code.OK, "", by_peer=False)
 
     # --- from our side -------------------------------------------------------------------------------------------
 
     def open(self, service: str, *, pieces: bool = False) -> Stream:
-        if self._stream is not None:
+        stream = self._stream
+        if self._opened:
             raise UsageError("a plain framing has one channel in a connection: use framing=knl for many")
         if self._ended:
-            raise ChannelClosed(Code.LOST, "the connection is over")
-        self._stream = Stream(0, service)
-        self._stream.accepted = True
-        self.events.append(Opened(self._stream))
-        return self._stream
+            raise ChannelClosed(Code.LOST, "the connection is over: dial again")
+        stream.service = service
+        stream.accepted = self._opened = True
+        self.wants_data = stream.held_bytes < self.limits.channel_credit_bytes
+        self.events += [Opened(stream), *self._early]
+        self._early.clear()
+        return stream
 
     def accept(self, stream: Stream, *, pieces: bool = False) -> None:
         stream.accepted = True
@@ -217,49 +225,63 @@ class PlainSession(Session):
         self._end(code, reason, by_peer=False)
 
     def send(self, stream: Stream, message: Buffer) -> None:
-        if self._finishing or not stream.local_open:
-            self._check_unfinished()
+        if not self._sends:
+            self._check_sendable()
             return
         stream.outgoing.append(message)
-        stream.outgoing_bytes += len(message)
+        stream.outgoing_bytes += _MESSAGE_COST_BYTES + len(message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
-        if self._finishing or not stream.local_open:
-            self._check_unfinished()
+        if not self._sends:
+            self._check_sendable()
             return
         stream.outgoing.extend(messages)
-        stream.outgoing_bytes += self._measure(messages)[0]
+        stream.outgoing_bytes += self._measure(messages)[0] + _MESSAGE_COST_BYTES * len(messages)
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
+        """The pieces are kept until the message is whole: most framings say its length in front of it."""
+        if self._ended or self._finishing:
+            self._check_sendable()
+            return
         if message_bytes > self.limits.message_bytes_max:
             raise UsageError(
                 f"a message of {message_bytes} bytes over a plain framing, the limit is "
                 f"{self.limits.message_bytes_max} (message_bytes_max): use framing=knl"
             )
+        rest = rest_after_piece(self._piece_rest_bytes, len(piece), message_bytes, last)
         self._pieces.append(piece)
+        self._sends = last
+        self._piece_rest_bytes = None if last else rest
         if last:
-            message = b"".join(self._pieces)
-            self._pieces = []
-            if len(message) != message_bytes:
-                raise UsageError(f"the pieces add up to {len(message)} bytes, {message_bytes} were announced")
-            self.send(stream, message)
+            self.send(stream, b"".join(self._pieces))
+            self._pieces.clear()
+
+    def _check_sendable(self) -> None:
+        """Why no message can be sent now. On a stream that is over, and nobody has seen that yet, it goes nowhere."""
+        if self._finishing and not self._ended:
+            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel")
+        if self._piece_rest_bytes is not None and not self._ended:
+            raise UsageError(f"a message is being sent in pieces: {self._piece_rest_bytes} bytes of it are missing")
 
     def consumed(self, stream: Stream, nbytes: int) -> None:
         stream.held_bytes -= nbytes
         self.wants_data = stream.held_bytes < self.limits.channel_credit_bytes
 
     def finish(self, stream: Stream) -> None:
-        if stream.local_open:
+        if stream.local_open and not self._finishing:
+            self._check_sendable()
             self._finishing = True
+            self._sends = False
 
     def release(self, stream: Stream) -> None:
+        if self._piece_rest_bytes is not None:
+            self._end(Code.CANCELLED, "the last message was not sent to its end", by_peer=False)
+            return
         self._releasing = True
         self.finish(stream)
-        if not stream.local_open:
-            self._end_if_over()
+        self._end_if_over()
 
     def reset(self, stream: Stream, code: Code, reason: str) -> None:
-        stream.outgoing.clear()
         self._end(code, reason, by_peer=False)
 
     def ping(self, payload: bytes) -> None:
@@ -273,7 +295,7 @@ class PlainSession(Session):
 
     def data_to_send(self, bytes_max: int) -> list[Buffer]:
         stream = self._stream
-        if stream is None or self._ended:
+        if self._ended:
             return []
         buffers: list[Buffer] = []
         outgoing = stream.outgoing
@@ -299,8 +321,9 @@ class PlainSession(Session):
         messages: list[Buffer] = []
         while stream.outgoing and bytes_max > 0:
             message = stream.outgoing.popleft()
-            stream.outgoing_bytes -= len(message)
-            bytes_max -= len(message)
+            cost = _MESSAGE_COST_BYTES + len(message)
+            stream.outgoing_bytes -= cost
+            bytes_max -= cost
             messages.append(message)
         return messages
 
@@ -312,7 +335,3 @@ class PlainSession(Session):
             stream.local_open = False
             self.write_finished = True
             self._end_if_over()
-
-    def _check_unfinished(self) -> None:
-        if self._finishing and not self._ended:
-            raise ChannelClosed(Code.CANCELLED, "this side has finished the channel")

@@ -64,17 +64,13 @@ _FRAMING_CODES = {
 
 
 class _State:
-    """What a stream's two halves keep; both know only their own.
+    """What a stream's two halves keep; both know only their own."""
 
-    `early`: runs of DATA that came before the service has said how it wants them: flags, payloads, cost.
-    """
-
-    __slots__ = ("early", "receive", "send")
+    __slots__ = ("receive", "send")
 
     def __init__(self, receive_credit_bytes: int, send_credit_bytes: int) -> None:
         self.receive = ReceiveState(receive_credit_bytes)
         self.send = SendState(send_credit_bytes)
-        self.early: list[tuple[int, list[bytes], int]] = []
 
 
 class StreamSession(Session):
@@ -256,8 +252,7 @@ class StreamSession(Session):
         if stream.accepted:
             self._deliver(stream, flags, payloads, cost)
         elif self._is_peers(channel):
-            stream.held_bytes += cost
-            stream.state.early.append((flags, payloads, cost))
+            stream.state.receive.early.append((flags, payloads, cost))
         else:
             raise Fault(Code.PROTOCOL, f"DATA on channel {channel} before ACCEPT")
 
@@ -417,7 +412,7 @@ class StreamSession(Session):
 
     def _on_error(self, _channel: int, payload: bytes) -> None:
         code, reason = _read_code(payload)
-        self._end(code, reason, by_peer=True)
+        self._end(code or Code.INTERNAL, reason, by_peer=True)
 
     def _on_info(self, _channel: int, _payload: bytes) -> None:
         """For people who read packet dumps; nothing depends on it."""
@@ -459,18 +454,12 @@ class StreamSession(Session):
         stream.accepted = True
         stream.pieces = pieces
         self._outbox.control(knl.ACCEPT, stream.channel, b"")
-        early, stream.state.early = stream.state.early, []
+        early = stream.state.receive.early
         try:
-            self._deliver_early(stream, early)
+            while early:
+                self._deliver(stream, *early.popleft())
         except Fault as fault:
             self._fail(fault)
-
-    def _deliver_early(self, stream: Stream, early: list[tuple[int, list[bytes], int]]) -> None:
-        for flags, payloads, cost in early:
-            if stream.channel not in self._streams:
-                return  # what is left was given back with the stream
-            stream.held_bytes -= cost
-            self._deliver(stream, flags, payloads, cost)
 
     def refuse(self, stream: Stream, code: Code, reason: str) -> None:
         self.reset(stream, code, reason)

@@ -522,6 +522,22 @@ def test_close_tells_the_peer_why(engine_name):
         assert closed.code is Code.OVERLOADED
 
 
+def test_an_error_is_never_in_order(engine_name):
+    lone = Lone(engine_name)
+    lone.brings(frame(knl.ERROR, 0, code_payload(Code.OK, "odd")))
+    assert lone.ended is not None
+    assert (lone.ended.code, lone.ended.reason) == (Code.INTERNAL, "odd")
+
+
+def test_a_code_of_a_later_version_is_an_internal_one(engine_name):
+    lone = Lone(engine_name)
+    stream = lone.opened()
+    lone.brings(frame(knl.RESET, 1, b"\xff\xffwho knows"))
+    closed = lone.closed(stream)
+    assert closed is not None
+    assert (closed.code, closed.reason) == (Code.INTERNAL, "who knows")
+
+
 def test_closing_in_order_is_no_error(engine_name):
     pair = Pair.of(engine_name)
     pair.client.session.close(Code.OK, "")

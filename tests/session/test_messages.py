@@ -192,6 +192,14 @@ def test_frames_that_make_no_message_are_a_fault(engine_name, frames, pieces):
     assert len(lone.ended.reason) < 200
 
 
+def test_a_long_message_right_behind_open_gets_its_credit_back(engine_name):
+    pair = Pair.of(engine_name, server=TINY)
+    stream = pair.client.session.open("echo")
+    pair.client.session.send(stream, pattern(200))
+    pair.settle()
+    assert pair.server.received[pair.twin(stream)] == [pattern(200)]
+
+
 def test_a_run_of_frames_may_end_one_message_and_bring_others(engine_name):
     lone = Lone(engine_name)
     stream = lone.opened()

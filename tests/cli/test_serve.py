@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kernel.errors import StartError
 Serve = Callable[..., ServerProcess]
 Kernel = Callable[..., tuple[int, str, str]]
 
+KERNEL = Path(sys.executable).with_name("kernel")
 TCP = "tcp://127.0.0.1:0"
 
 
@@ -123,6 +125,31 @@ def test_systemd_is_told(serve: Serve, tmp_path: Path):
         assert manager.recv(100) == b"READY=1"
         server.signal(signal.SIGTERM)
         assert manager.recv(100) == b"STOPPING=1"
+
+
+ACTIVATION = """#!{python}
+import os, socket, sys
+sock = socket.create_server(("127.0.0.1", 0))
+os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= dict(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv({kernel!r}, [{kernel!r}, *sys.argv[1:]])
+"""
+
+
+async def test_without_listen_it_serves_on_the_sockets_that_systemd_hands_over(environ: dict[str, str], tmp_path: Path):
+    manager = tmp_path / "manager"
+    manager.write_text(ACTIVATION.format(python=sys.executable, kernel=str(KERNEL)))
+    manager.chmod(0o700)
+    server = ServerProcess(manager, ["--plugin", "shout"], environ, tmp_path)
+    try:
+        [endpoint] = server.endpoints
+        assert endpoint.startswith("tcp://127.0.0.1:")
+        async with connect(endpoint, "shout") as channel:
+            channel.send(b"hello")
+            assert await channel.receive() == b"HELLO"
+    finally:
+        server.end()
 
 
 # --- down --------------------------------------------------------------------------------------------------------

@@ -140,8 +140,11 @@ class Receiver(Protocol):
     def write_drained(self) -> None:
         """All that was written has left: there is room again."""
 
+    def connection_established(self) -> None:
+        """Only where `Connection.established` was off at `start`: the two ends understand each other from now on."""
+
     def connection_lost(self, error: Exception | None) -> None:
-        """The last call. None: it ended in order (we closed it, or both sides finished)."""
+        """The last call. None: it ended in order (we closed it, or both sides finished); a `ChannelClosed` says why."""
 
 
 class Connection(ABC):
@@ -166,6 +169,14 @@ class Connection(ABC):
     def principal(self) -> Principal:
         """Who the operating system or the transport says that the peer is."""
         return ANONYMOUS
+
+    @property
+    def established(self) -> bool:
+        """Off while the ends have yet to come to terms (TLS): what is written waits, and nobody is served so far.
+
+        `Receiver.connection_established` tells when that is over; `principal` and `channel_binding` are right then.
+        """
+        return True
 
     @property
     def channel_binding(self) -> bytes:
@@ -220,7 +231,12 @@ class Listener(ABC):
     @property
     @abstractmethod
     def endpoint(self) -> Endpoint:
-        """What was really bound: the port in place of 0. A client can dial it."""
+        """What was really bound: the port in place of 0."""
+
+    @property
+    def dial_endpoint(self) -> Endpoint:
+        """How a client reaches it: the same, unless a client needs other options."""
+        return self.endpoint
 
     @abstractmethod
     def pause(self) -> None:

@@ -71,9 +71,9 @@ class Link:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_flush_scheduled", "_lane", "_loop",
-        "_owner", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished", "code", "corked",
-        "message_bytes_max", "peer", "session", "wanted",
+        "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_establishing_since", "_flush_scheduled",
+        "_lane", "_loop", "_owner", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished",
+        "code", "corked", "message_bytes_max", "peer", "session", "wanted",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
@@ -96,11 +96,13 @@ class Link:
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at: float | None = None
         self._lane: LaneKeeper | None = None
+        self._establishing_since: float | None = 0.0
 
     def start(self) -> None:
         """Begin to read, and say hello."""
         self._connection.start(self)
-        self._handle(self.session.started)
+        if self._connection.established:
+            self.connection_established()
 
     @property
     def channels(self) -> list[Channel]:
@@ -108,6 +110,12 @@ class Link:
         return [stream.user for stream in self.session.streams if stream.user is not None]
 
     # --- the connection calls --------------------------------------------------------------------------------------
+
+    def connection_established(self) -> None:
+        self._establishing_since = None
+        if self.peer.principal != self._connection.principal:
+            self.peer = replace(self.peer, principal=self._connection.principal)
+        self._handle(self.session.started)
 
     def filled(self, nbytes: int) -> None:
         self._handle(self.session.filled, nbytes)
@@ -135,8 +143,7 @@ class Link:
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.code is None:
-            reason = "the connection was lost" if error is None else f"the connection was lost: {_words(error)}"
-            self.session.close(Code.LOST, reason)
+            self.session.close(*_cause(error))
             self._dispatch(self.session.take_events())
         self._lane = None
         if self._deadline is not None:
@@ -154,8 +161,19 @@ class Link:
         """Time has passed; called by the owner about every `TICK_SECONDS`."""
         if self._lane is not None:
             self._lane.tick()
+        if self._establishing_since is not None and self.code is None:
+            self._check_establishing(now)
         self._handle(self.session.tick, now)
         self.check_backlog()
+
+    def _check_establishing(self, now: float) -> None:
+        """Whoever takes too long over TLS is given up; the handshake of the session is in the same time."""
+        assert self._establishing_since is not None
+        limit = self.session.limits.handshake_seconds_max
+        if not self._establishing_since:
+            self._establishing_since = now
+        elif now - self._establishing_since >= limit:
+            self.close(Code.HANDSHAKE_TIMEOUT, f"no handshake within {limit:g} s")
 
     def accept(self, stream: Stream, handler: ChannelHandler | None, *, pieces: bool = False) -> Channel:
         """Serve a stream that the peer asked for."""
@@ -421,6 +439,13 @@ _ON_EVENT: dict[type, Callable[..., None]] = {
     Pong: Link._on_pong,
     Ended: Link._on_ended,
 }
+
+
+def _cause(error: Exception | None) -> tuple[Code, str]:
+    """Why a connection was lost."""
+    if isinstance(error, ChannelClosed):
+        return error.code, error.reason
+    return Code.LOST, "the connection was lost" if error is None else f"the connection was lost: {_words(error)}"
 
 
 def _words(error: Exception) -> str:

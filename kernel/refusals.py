@@ -59,5 +59,8 @@ class _Leaving:
     def write_drained(self) -> None:
         """There is no more to say."""
 
+    def connection_established(self) -> None:
+        """It never is."""
+
     def connection_lost(self, error: Exception | None) -> None:
         self._place.discard(self)

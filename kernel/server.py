@@ -123,7 +123,7 @@ class Server:
     @property
     def endpoints(self) -> list[Endpoint]:
         """What was bound, in the order of `listen`; a client can dial each."""
-        return [listener.endpoint for listener in self._listeners]
+        return [listener.dial_endpoint for listener in self._listeners]
 
     @property
     def listening(self) -> list[tuple[Endpoint, Wiring]]:

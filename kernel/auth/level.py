@@ -42,6 +42,8 @@ def choose(
         return _default(endpoint, gives, keys, in_band=in_band, client=client)
     if asked == HMAC:
         _check_hmac(endpoint, keys, in_band=in_band)
+    elif client and gives.encrypted:
+        return asked  # the server alone decides whether it wants to see a certificate
     elif asked not in (NONE, gives.identity):
         levels = [NONE, *([HMAC] if in_band else []), *([gives.identity] if gives.identity else [])]
         raise OptionError(f"'{endpoint}' cannot have auth={asked}: it can have {' or '.join(levels)}")

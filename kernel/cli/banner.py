@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 
 from kernel import __version__
+from kernel.auth.level import HMAC
 from kernel.endpoint import Endpoint
 from kernel.errors import PluginError
 from kernel.registry import COMMANDS, SERVICES, Registry
@@ -32,10 +33,10 @@ def commands(endpoint: Endpoint, wiring: Wiring, services: list[str], registry: 
         yield from _netcat(endpoint)
         return
     for service in services if wiring.channels else [wiring.service]:
-        yield from _example(service, endpoint, registry)
+        yield from _example(service, endpoint, wiring.auth, registry)
 
 
-def _example(service: str, endpoint: Endpoint, registry: Registry) -> Iterator[str]:
+def _example(service: str, endpoint: Endpoint, auth: str, registry: Registry) -> Iterator[str]:
     """What the service's own text says, else the command of its name."""
     text: str = registry.load(SERVICES, service).example
     if not text:
@@ -44,7 +45,8 @@ def _example(service: str, endpoint: Endpoint, registry: Registry) -> Iterator[s
         except PluginError:
             return
         text = f"kernel {service} {{endpoint}}"
-    yield text.replace("{endpoint}", shlex.quote(str(endpoint)))
+    command = text.replace("{endpoint}", shlex.quote(str(endpoint)))
+    yield f"{command} --secret-file FILE" if auth == HMAC and command.startswith("kernel ") else command
 
 
 def _netcat(endpoint: Endpoint) -> Iterator[str]:

@@ -28,7 +28,7 @@ def explain(first: bytes) -> str:
     if first[:2] == b"\x16\x03":
         return "the peer's first bytes look like a TLS client hello, this side speaks KNL/1 without TLS"
     if first[:2] == b"\x15\x03":
-        return "the peer's first bytes look like a TLS alert, this side speaks KNL/1 without TLS"
+        return "the peer's first bytes look like a TLS alert, this side speaks KNL/1 without TLS: write tls+ in front"
     if first.isascii() and first.decode().replace("\r\n", "").replace("\n", "").isprintable():
         return "the peer's first bytes look like text: use ?framing=raw or ?framing=line for it"
     if len(first) >= 4 and first[:2] == b"\x00\x00":

@@ -151,6 +151,9 @@ class End:
         self.drained += 1
         self._note("write_drained")
 
+    def connection_established(self) -> None:
+        self._note("connection_established")
+
     def connection_lost(self, error: Exception | None) -> None:
         if self.lost:
             self.faults.append("connection_lost was called twice")

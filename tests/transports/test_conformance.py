@@ -34,6 +34,17 @@ class TestUnixAbstract(TransportSuite):
     endpoint = "unix:@{unique}"
 
 
+class TestTls(TransportSuite):
+    endpoint = "tls+tcp://127.0.0.1:0?self_signed={directory}/certificate.pem"
+
+
+class TestTlsUnderUvloop(TransportSuite):
+    endpoint = "tls+unix:{directory}/socket?self_signed={directory}/certificate.pem"
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()
+
+
 class TestUdp(TransportSuite):
     endpoint = "udp://127.0.0.1:0"
 

@@ -63,7 +63,7 @@ class Place:
 
     async def dial(self) -> End:
         """The client's end of a new connection."""
-        transport = self._suite.make(self._suite.dial_endpoint(self.listener.endpoint))
+        transport = self._suite.make(self.listener.dial_endpoint)
         return self._start(await transport.dial(), is_client=True)
 
     async def accepted(self) -> End:
@@ -130,10 +130,6 @@ class TransportBase(Suite):
         endpoint = Endpoint.parse(text.replace("{unique}", f"check-{os.getpid()}-{next(_unique)}"))
         endpoint.options.setdefault("framing", "raw")
         return endpoint
-
-    def dial_endpoint(self, bound: Endpoint) -> Endpoint:
-        """How a client reaches what was bound; override it where a client needs other options than a server."""
-        return bound
 
     # --- for the checks --------------------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ class EndChecks(TransportBase):
         listener = await transport.listen(refuse)
         try:
             with contextlib.suppress(DialError):  # it noticed at once
-                connection = await self.make(self.dial_endpoint(listener.endpoint)).dial()
+                connection = await self.make(listener.dial_endpoint).dial()
                 client = End(
                     connection, is_client=True, preserves_messages=False, patience_seconds=self.patience_seconds
                 )

@@ -71,7 +71,7 @@ class PlaceChecks(TransportBase):
         declared = transport.capabilities()
         require(isinstance(declared, Capabilities), f"capabilities() gives {declared!r}")
         async with self.listening(transport.endpoint) as place:
-            dialling = self.make(self.dial_endpoint(place.listener.endpoint)).capabilities()
+            dialling = self.make(place.listener.dial_endpoint).capabilities()
             require(dialling == declared, f"who listens declares {declared}, who dials {dialling}")
         require(transport.capabilities() == declared, "capabilities() changes")
 
@@ -135,7 +135,7 @@ class PlaceChecks(TransportBase):
             await place.close()
             bound = place.listener.endpoint
             if self.capabilities.reliable:
-                dialling = self.make(self.dial_endpoint(bound))
+                dialling = self.make(place.listener.dial_endpoint)
                 await _require_error(DialError, bound, dialling.dial)
                 await self.send(client, server, [b"alive"])
                 await self.send(server, client, [b"as well"])
@@ -186,7 +186,7 @@ class PlaceChecks(TransportBase):
             await place.connect()
             async with self._leaving_nothing(place, "after dial() was cancelled"):
                 for steps in range(_DIAL_STEPS):
-                    dialling = asyncio.ensure_future(self.make(self.dial_endpoint(place.listener.endpoint)).dial())
+                    dialling = asyncio.ensure_future(self.make(place.listener.dial_endpoint).dial())
                     for _ in range(steps):
                         await asyncio.sleep(0)
                     finished = dialling.done()

@@ -308,7 +308,7 @@ class DatagramSession(Session):
             self._tries = 0
             self._timers.cancel("ask")
             self._timers.cancel("handshake")
-            self.events.append(Ready({}))
+            self.events.append(Ready())
 
     def _on_connect(self, _sequence: int, payload: bytes) -> None:
         if self._stream is not None:
@@ -319,7 +319,7 @@ class DatagramSession(Session):
         self._stream = stream = Stream(0, self._peer.service)
         self._timers.cancel("handshake")
         self._timers.arm("probe", self._liveness.probe_seconds)
-        self.events.append(Ready({}))
+        self.events.append(Ready())
         if self._going_away:
             self.refuse(stream, Code.SHUTTING_DOWN, "the server is shutting down")
         else:

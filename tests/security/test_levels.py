@@ -104,7 +104,7 @@ async def test_on_a_unix_socket_the_operating_system_says_who_it_is(tmp_path: Pa
 class Foreign(Unix):
     """UNIX sockets whose peers all belong to another user."""
 
-    def _connection(self, sock: socket.socket) -> SocketConnection:
+    def connection(self, sock: socket.socket) -> SocketConnection:
         return SocketConnection(sock, "", "", Principal("4711", "unix", 4711, 4711))
 
 

@@ -105,6 +105,11 @@ static bool read_attribute(PyObject *object, const char *name, long long *value)
     return !PyErr_Occurred();
 }
 
+static bool is_within(long long value, long long low, long long high)
+{
+    return low <= value && value <= high;
+}
+
 int bridge_length(PyObject *layout, kf_length *compiled)
 {
     long long offset, width, is_little, is_signed, adjust, strip, frame_bytes_max;
@@ -114,6 +119,13 @@ int bridge_length(PyObject *layout, kf_length *compiled)
         !read_attribute(layout, "adjust", &adjust) || !read_attribute(layout, "strip_bytes", &strip) ||
         !read_attribute(layout, "frame_bytes_max", &frame_bytes_max))
         return -1;
+    bool is_width = width == 1 || width == 2 || width == 4 || width == 8;
+    if (!is_width || !is_within(offset, 0, KF_LENGTH_HEADER_BYTES_MAX - width) ||
+        !is_within(adjust, -((long long)1 << 31), (long long)1 << 31) || !is_within(strip, 0, (long long)1 << 41) ||
+        !is_within(frame_bytes_max, 0, (long long)1 << 40)) {
+        PyErr_SetString(PyExc_ValueError, "the layout has numbers that kernel.framing.Length would have refused");
+        return -1;
+    }
     kf_length_init(compiled, (uint32_t)offset, (uint32_t)width, is_little != 0, is_signed != 0, adjust, (uint64_t)strip,
                    (uint64_t)frame_bytes_max);
     return 0;

@@ -231,6 +231,8 @@ static int take_chunk(decoder *self, const uint8_t *data, size_t size, harvest *
 {
     size_t position = 0;
 
+    if (size == 0) /* then `data` may be null */
+        return 0;
     if (self->head_bytes > 0 && resume(self, data, size, &position, found) < 0)
         return -1;
     if (self->error != NULL || position == size)
@@ -258,14 +260,18 @@ static void release_view(decoder *self)
     Py_DECREF(view);
 }
 
+static PyObject *refuse_busy(void)
+{
+    PyErr_SetString(PyExc_RuntimeError, "the decoder is in use, or broke off in the middle of a chunk");
+    return NULL;
+}
+
 /* Before a chunk: the decoder is the caller's alone, or an exception is set. */
 static bool enter(decoder *self, harvest *found)
 {
     memset(found, 0, sizeof *found);
-    if (self->is_busy) {
-        PyErr_SetString(PyExc_RuntimeError, "the decoder is in use, or broke off in the middle of a chunk");
-        return false;
-    }
+    if (self->is_busy)
+        return refuse_busy() != NULL;
     if (self->error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(self->error), self->error);
         return false;
@@ -384,6 +390,8 @@ static PyObject *decoder_finish(PyObject *object, PyObject *ignored)
     uint64_t pending_bytes = pending(self);
     (void)ignored;
 
+    if (self->is_busy)
+        return refuse_busy();
     if (self->error == NULL && pending_bytes > 0) {
         release_view(self);
         reset(self);

@@ -62,6 +62,7 @@ def test_frames_are_the_same_in_steps_of_any_size(engine, layout, step, direct_b
 def test_an_empty_chunk_changes_nothing(engine, layout):
     decoder = engine.decoder(layout)
     assert decoder.feed(b"") == []
+    assert decoder.feed(memoryview(bytearray())) == []
     decoder.feed(encoded(engine, layout)[:5])
     pending = decoder.pending_bytes
     assert decoder.feed(b"") == []
@@ -156,7 +157,7 @@ def test_a_decoder_cannot_be_entered_twice(c_engine, monkeypatch):
     seen = []
 
     def enter_again(*_):
-        for attempt in (lambda: decoder.feed(b"x"), lambda: decoder.filled(0)):
+        for attempt in (lambda: decoder.feed(b"x"), lambda: decoder.filled(0), decoder.finish):
             with pytest.raises((RuntimeError, ValueError)) as raised:
                 attempt()
             seen.append(raised.value)

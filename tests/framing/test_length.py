@@ -184,3 +184,15 @@ def test_the_limit_can_be_moved_between_frames(engine):
     for nonsense in (-1, (1 << 40) + 1):
         with pytest.raises(ValueError, match="frame_bytes_max"):
             decoder.frame_bytes_max = nonsense
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", 3), ("offset", 1000), ("strip", -1), ("adjust", 1 << 40), ("frame_bytes_max", 1 << 60)],
+)
+def test_a_layout_that_was_tampered_with_is_refused_in_c(c_engine, name, value):
+    layout = Length()
+    object.__setattr__(layout, name, value)
+    for attempt in (lambda: c_engine.decoder(layout), lambda: c_engine.encode_length(layout, [b"x"])):
+        with pytest.raises(ValueError, match="Length would have refused"):
+            attempt()

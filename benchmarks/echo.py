@@ -9,7 +9,6 @@ here are named and left out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from benchmarks import servers
 from benchmarks.load import raise_file_limit, sample
+from benchmarks.report import Report, Rows, ratio
 from benchmarks.servers import PEER_DISTRIBUTIONS, SERVERS, Running, Server
-from benchmarks.tables import aligned
 from benchmarks.targets import Verdict, verdicts
 from kernel.bench import machine
 from kernel.bench.echo import DATAGRAM_CELLS, STREAM_CELLS
@@ -92,17 +91,13 @@ Place = tuple[str, str, str]
 """(server, transport, cell)"""
 
 
-class Report:
+class Results:
     """All samples of a run, and what they say."""
 
-    def __init__(
-        self, plan: Plan, chosen: Sequence[Server], measured: Sequence[Measured], others: float | None
-    ) -> None:
+    def __init__(self, plan: Plan, chosen: Sequence[Server], measured: Sequence[Measured]) -> None:
         self.plan = plan
         self.chosen = chosen
         self.measured = measured
-        self.others = others
-        self.machine = machine.describe(PEER_DISTRIBUTIONS)
         self.series: dict[Place, list[Sample]] = {}
         self.errors: dict[Place, str] = {}
         for one in measured:
@@ -125,14 +120,28 @@ class Report:
         present = {server for server, its_transport, _ in self.series if its_transport == transport}
         return [server.name for server in self.chosen if server.name in present]
 
-    def json(self) -> dict[str, object]:
-        """Everything, for programs."""
+    def report(self, others: float | None) -> Report:
+        """Tables, pictures and data."""
+        report = Report("echo", machine.describe(PEER_DISTRIBUTIONS), others)
+        for transport in self.plan.transports:
+            for name, title, value in (
+                ("rate", "messages per second", self._rate),
+                ("tail", "99th percentile, us", self._tail),
+                ("cost", "server's processor time, us a message", self._cost),
+            ):
+                report.tables[f"{transport}-{name}"] = self._rows(f"{transport}: {title}", transport, value)
+            report.pictures[transport] = self._picture(transport, machine.summary(report.machine))
+            report.tables[f"{transport}-targets"] = self._target_rows(transport)
+        report.data = self._data()
+        report.remarks = [machine.cores_in_words()]
+        report.remarks += [f"Left out: {server.name} ({why})." for server in self.chosen if (why := server.missing())]
+        report.remarks += [f"Failed: {s} on {t}, {c}: {why}" for (s, t, c), why in self.errors.items()]
+        return report
+
+    def _data(self) -> dict[str, object]:
         return {
-            "machine": self.machine,
             "cores": dict(zip(("server", "load_generator"), machine.cores(), strict=True)),
-            "others_cpu": self.others,
             "plan": asdict(self.plan),
-            "left_out": {server.name: why for server in self.chosen if (why := server.missing())},
             "messages_per_second": [
                 {"server": s, "transport": t, "cell": c, **self.spread((s, t, c), "messages_per_second").json()}
                 for s, t, c in self.series
@@ -145,23 +154,13 @@ class Report:
             "samples": [{**asdict(one), "sample": asdict(one.sample)} for one in self.measured],
         }
 
-    def text(self) -> str:
-        """Tables for people."""
-        parts = []
-        for transport in self.plan.transports:
-            parts.append(self._table("messages per second", transport, self._rate))
-            parts.append(self._table("99th percentile, us", transport, self._tail))
-            parts.append(self._table("server's processor time, us a message", transport, self._cost))
-        parts += [self._targets(), self._remarks()]
-        return "\n\n".join(part for part in parts if part)
-
-    def _table(self, title: str, transport: str, value: Callable[[Place], str]) -> str:
+    def _rows(self, title: str, transport: str, value: Callable[[Place], str]) -> Rows:
         cells = list(self.plan.cells(transport))
-        rows = [[f"{transport}: {title}", *cells]]
+        rows = [[title, *cells]]
         for name in self.names(transport):
             places = ((name, transport, cell) for cell in cells)
             rows.append([name, *("failed" if place in self.errors else value(place) for place in places)])
-        return aligned(rows)
+        return rows
 
     def _rate(self, place: Place) -> str:
         spread = self.spread(place, "messages_per_second")
@@ -174,23 +173,16 @@ class Report:
         median = self.spread(place, "server_us").median
         return f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
 
-    def _targets(self) -> str:
-        rows = [["target", "cell", "wanted", "by rate (quartiles)", "by cost", ""]]
+    def _target_rows(self, transport: str) -> Rows:
+        rows = [[f"{transport}: target", "cell", "wanted", "by rate (quartiles)", "by cost", ""]]
         for v in self.verdicts:
-            measured = f"{v.measured.median:.2f} ({v.measured.low:.2f} to {v.measured.high:.2f})"
-            title = f"{v.target.transport}: {v.target.server} / {v.target.peer}"
-            missed = "" if v.met else "MISSED"
-            rows.append([title, v.cell, f"{v.target.ratio:.1f}", measured, f"{v.by_cost.median:.2f}", missed])
-        return aligned(rows) if len(rows) > 1 else ""
+            if v.target.transport == transport:
+                title, missed = f"{v.target.server} / {v.target.peer}", "" if v.met else "missed"
+                wanted, by_cost = f"{v.target.ratio:.1f}", f"{v.by_cost.median:.2f}"
+                rows.append([title, v.cell, wanted, ratio(v.measured), by_cost, missed])
+        return rows
 
-    def _remarks(self) -> str:
-        lines = [machine.summary(self.machine), machine.cores_in_words(), machine.in_words(self.others)]
-        lines += [f"Left out: {server.name} ({why})." for server in self.chosen if (why := server.missing())]
-        lines += [f"Failed: {s} on {t}, {c}: {why}" for (s, t, c), why in self.errors.items()]
-        return "\n".join(line for line in lines if line)
-
-    def svg(self, transport: str) -> str:
-        """Bars for every cell."""
+    def _picture(self, transport: str, measured_on: str) -> str:
         panels = []
         ours = {server.name for server in self.chosen if server.ours}
         for cell in self.plan.cells(transport):
@@ -200,7 +192,7 @@ class Report:
             if bars:
                 panels.append(Panel(cell, sorted(bars, key=lambda bar: -bar.value)))
         title = f"Echo over {transport.upper()}: messages per second (median, quartiles)"
-        return bar_panels(title, panels, machine.summary(self.machine))
+        return bar_panels(title, panels, measured_on)
 
 
 # --- the command ----------------------------------------------------------------------------------------------
@@ -217,13 +209,31 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the servers and end")
     parser.add_argument("--rounds", type=int, metavar="N", help="instead of 3 or 7")
     parser.add_argument("--seconds", type=float, metavar="S", help="of each sample, instead of 0.25 or 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it: FILE.svg becomes FILE-tcp.svg and so on")
+    parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="write echo.json and echo-*.svg there")
     chosen = parser.parse_args()
     unknown = set(chosen.server or ()) - {server.name for server in SERVERS}
     if unknown:
         parser.error(f"no server is called {', '.join(sorted(unknown))}; --list shows them")
     return chosen
+
+
+def run(
+    *,
+    full: bool,
+    transports: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    rounds: int | None = None,
+    seconds: float | None = None,
+) -> Report:
+    """Measure what was asked for; what was not said is as `full` has it."""
+    rounds, seconds = rounds or (7 if full else 3), seconds or (1.0 if full else 0.25)
+    plan = Plan(tuple(transports or ("tcp", "unix", "udp")), rounds, seconds, seconds / 4 + 0.05, not full)
+    chosen = [server for server in SERVERS if not names or server.name in names]
+    raise_file_limit()
+    watch = machine.Watch()
+    watch.start()
+    measured = list(measure(plan, chosen))
+    return Results(plan, chosen, measured).report(watch.share_of_others())
 
 
 def main() -> None:
@@ -232,20 +242,12 @@ def main() -> None:
     if asked.list:
         print("\n".join(f"{s.name:28} {', '.join(s.transports):12} {s.missing()}".rstrip() for s in SERVERS))
         return
-    transports = tuple(asked.transport or ("tcp", "unix", "udp"))
-    rounds, seconds = asked.rounds or (7 if asked.full else 3), asked.seconds or (1.0 if asked.full else 0.25)
-    plan = Plan(transports, rounds, seconds, seconds / 4 + 0.05, not asked.full)
-    chosen = [server for server in SERVERS if not asked.server or server.name in asked.server]
-    raise_file_limit()
-    watch = machine.Watch()
-    watch.start()
-    measured = list(measure(plan, chosen))
-    report = Report(plan, chosen, measured, watch.share_of_others())
+    report = run(
+        full=asked.full, transports=asked.transport, names=asked.server, rounds=asked.rounds, seconds=asked.seconds
+    )
     print(report.text())
-    if asked.json:
-        asked.json.write_text(json.dumps(report.json(), indent=1) + "\n")
-    for transport in plan.transports if asked.plot else ():
-        asked.plot.with_stem(f"{asked.plot.stem}-{transport}").write_text(report.svg(transport))
+    if asked.out:
+        report.write(asked.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import reference_extension
-from benchmarks.tables import aligned
+from benchmarks.report import Report, Rows, ratio
 from kernel import framing
 from kernel.bench import machine
 from kernel.bench.framing import MIXED, WHOLE, Case, Corpus, Maker, Result, contestants, measure
@@ -181,7 +180,7 @@ def name_of(message: int | str) -> str:
     return byte_size(message) if isinstance(message, int) else message
 
 
-def rate_table(title: str, results: Sequence[Result]) -> str:
+def rate_rows(title: str, results: Sequence[Result]) -> Rows:
     """Messages per second; medians."""
     names = list(results[0].seconds)
     table = [[title, *names]]
@@ -189,10 +188,10 @@ def rate_table(title: str, results: Sequence[Result]) -> str:
         reads = f", reads of {byte_size(result.case.read_bytes)}" if result.case.operation == "decode" else ""
         rates = (quantity(result.frames_per_second(name).median) for name in names)
         table.append([f"{result.case.operation} {name_of(result.case.message)}{reads}", *rates])
-    return aligned(table)
+    return table
 
 
-def target_table(judged: Sequence[Row]) -> str:
+def target_rows(judged: Sequence[Row]) -> Rows:
     """Every target with what was measured."""
     table = [["target", "message", "wanted", "measured (quartiles)", ""]]
     for row in judged:
@@ -200,11 +199,31 @@ def target_table(judged: Sequence[Row]) -> str:
         if row.target.busy and row.case.operation == "decode":
             beside += f", reads of {byte_size(row.case.read_bytes)}"
         title = f"{row.case.operation}: {row.target.contestant} / {row.target.other}{beside}"
-        measured = f"{row.measured.median:.2f} ({row.measured.low:.2f} to {row.measured.high:.2f})"
-        table.append(
-            [title, name_of(row.case.message), f"{row.target.ratio:.2f}", measured, "" if row.met else "MISSED"]
-        )
-    return aligned(table)
+        wanted, missed = f"{row.target.ratio:.2f}", "" if row.met else "missed"
+        table.append([title, name_of(row.case.message), wanted, ratio(row.measured), missed])
+    return table
+
+
+def run(rounds: int = 15) -> Report:
+    """Measure everything."""
+    watch = machine.Watch()
+    watch.start()
+    makers = all_contestants()
+    results = list(measure([*DECODING, *ENCODING], makers, rounds))
+    beside = {name: make for name, make in makers.items() if name in ("c", "python", EXTENSION)}
+    alone = list(measure(BUSY, beside, max(3, rounds // 3), BUSY_SAMPLE_SECONDS))
+    with busy_thread():
+        busy = list(measure(BUSY, beside, max(3, rounds // 3), BUSY_SAMPLE_SECONDS))
+    report = Report("framing", machine.describe(("twisted",)), watch.share_of_others())
+    report.tables = {
+        "decode": rate_rows("messages per second", results[: len(DECODING)]),
+        "encode": rate_rows("messages per second", results[len(DECODING) :]),
+        "alone": rate_rows("alone", alone),
+        "busy": rate_rows("beside a busy thread", busy),
+        "targets": target_rows([*rows(results, busy=False), *rows(busy, busy=True)]),
+    }
+    report.data = {"quiet": [r.json() for r in results], "busy": [r.json() for r in busy]}
+    return report
 
 
 def main() -> None:
@@ -213,26 +232,12 @@ def main() -> None:
         prog="python -m benchmarks.framing", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="for each contestant, in turn (15)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results")
+    parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="write framing.json there")
     asked = parser.parse_args()
-    watch = machine.Watch()
-    watch.start()
-    makers = all_contestants()
-    results = list(measure([*DECODING, *ENCODING], makers, asked.rounds))
-    decoding, encoding = results[: len(DECODING)], results[len(DECODING) :]
-    beside = {name: make for name, make in makers.items() if name in ("c", "python", EXTENSION)}
-    alone = list(measure(BUSY, beside, max(3, asked.rounds // 3), BUSY_SAMPLE_SECONDS))
-    with busy_thread():
-        busy = list(measure(BUSY, beside, max(3, asked.rounds // 3), BUSY_SAMPLE_SECONDS))
-    judged = [*rows(results, busy=False), *rows(busy, busy=True)]
-    described, others = machine.describe(("twisted",)), watch.share_of_others()
-    tables = [rate_table("messages/s", part) for part in (decoding, encoding)]
-    tables += [rate_table("alone", alone), rate_table("beside a busy thread", busy), target_table(judged)]
-    print("\n\n".join([*tables, machine.summary(described)]))
-    print(machine.in_words(others))
-    if asked.json:
-        parts = {"quiet": [r.json() for r in results], "busy": [r.json() for r in busy]}
-        asked.json.write_text(json.dumps({"machine": described, "others_cpu": others, **parts}, indent=1) + "\n")
+    report = run(asked.rounds)
+    print(report.text())
+    if asked.out:
+        report.write(asked.out)
 
 
 if __name__ == "__main__":

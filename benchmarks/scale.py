@@ -7,7 +7,7 @@ idle connection; time from start to listening. The servers of a curve are measur
 from __future__ import annotations
 
 import argparse
-import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks import servers
 from benchmarks.load import held, raise_file_limit, sample
+from benchmarks.report import Report, Rows
 from benchmarks.servers import SERVERS, Running, Server
-from benchmarks.tables import aligned
 from kernel.bench import machine
 from kernel.bench.load import Load
 from kernel.bench.machine import cores
@@ -27,6 +27,7 @@ from kernel.bench.timing import Spread
 
 LIMIT, ASYNCIO_PROTOCOL, TWISTED = "C epoll (the limit)", "asyncio Protocol", "Twisted Int32"
 SETTLE_SECONDS = 0.5
+STREAMED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class Point:
     messages_per_second: Spread
     p99_us: Spread
 
+    def json(self) -> dict[str, object]:
+        """For programs."""
+        rates, tails = self.messages_per_second.json(), self.p99_us.json()
+        return {"server": self.server, "at": self.at, "messages_per_second": rates, "p99_us": tails}
+
 
 def server_named(name: str) -> Server:
     """From the table."""
@@ -135,6 +141,22 @@ def idle_memory(server: Server, connections: int) -> float:
             return (machine.process_memory_bytes(running.process.pid) - before) / connections
 
 
+def stream_memory(server: Server) -> float:
+    """Bytes by which a message of `STREAMED_BYTES` raises the server's peak memory, echoed while it still arrives."""
+    with Running(server, "tcp", None) as running:
+        kernel = [str(Path(sys.executable).with_name("kernel")), "echo", running.target.endpoint, "--quiet"]
+        subprocess.run([*kernel, "--size", "64KiB"], check=True, stdout=subprocess.DEVNULL)
+        before = machine.process_peak_bytes(running.process.pid)
+        whole = [*kernel, "--size", str(STREAMED_BYTES), "--timeout", "600"]
+        subprocess.run(whole, check=True, stdout=subprocess.DEVNULL)
+        return machine.process_peak_bytes(running.process.pid) - before
+
+
+def milliseconds(seconds: float) -> str:
+    """For people."""
+    return f"{1000 * seconds:.0f} ms"
+
+
 def start_seconds(server: Server) -> float:
     """From the start of the process until it listens."""
     with Running(server, "tcp", None) as running:
@@ -149,7 +171,7 @@ def _progress(text: str) -> None:
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def table(curve: Curve, points: Sequence[Point]) -> str:
+def curve_rows(curve: Curve, points: Sequence[Point]) -> Rows:
     """Throughput and p99 at each point."""
     places = list(dict.fromkeys(point.at for point in points))
     rows = [[curve.axis, *map(curve.format, places)]]
@@ -158,7 +180,7 @@ def table(curve: Curve, points: Sequence[Point]) -> str:
         rates = (quantity(mine[at].messages_per_second.median) if at in mine else "" for at in places)
         tails = (quantity(mine[at].p99_us.median) if at in mine else "" for at in places)
         rows += [[f"{name}, messages/s", *rates], [f"{name}, p99 us", *tails]]
-    return aligned(rows)
+    return rows
 
 
 def picture(curve: Curve, points: Sequence[Point], measured_on: str) -> str:
@@ -177,22 +199,63 @@ def picture(curve: Curve, points: Sequence[Point], measured_on: str) -> str:
     return line_charts(f"Echo over TCP against {curve.name}", charts, f"Medians, quartiles shaded. {measured_on}")
 
 
-def bars(title: str, unit: str, values: dict[str, Spread], measured_on: str) -> str:
+def bars(title: str, values: dict[str, Spread], measured_on: str) -> str:
     """One panel."""
     ours = {server.name for server in SERVERS if server.ours}
-    panel = Panel(unit, [Bar(name, s.median, s.low, s.high, name in ours) for name, s in values.items()])
+    panel = Panel("median, quartiles", [Bar(name, s.median, s.low, s.high, name in ours) for name, s in values.items()])
     return bar_panels(title, [panel], measured_on)
 
 
-def bar_table(title: str, values: dict[str, Spread], form: Callable[[float], str]) -> str:
+def bar_rows(title: str, values: dict[str, Spread], form: Callable[[float], str]) -> Rows:
     """A row for each server."""
     rows = [[title, "median", "quartiles"]]
     rows += [[name, form(s.median), f"{form(s.low)} to {form(s.high)}"] for name, s in values.items()]
-    return aligned(rows)
+    return rows
+
+
+def run(*, quick: bool, rounds: int | None = None, seconds: float | None = None, idle: int = 3000) -> Report:
+    """Measure everything; what was not said is as `quick` has it."""
+    rounds, seconds = rounds or (1 if quick else 3), seconds or (0.2 if quick else 0.5)
+    raise_file_limit()
+    watch = machine.Watch()
+    watch.start()
+    report = Report("scale", machine.describe(servers.PEER_DISTRIBUTIONS))
+    for curve in CURVES:
+        points = list(measure(curve, QUICK_POINTS[curve.name] if quick else curve.points, rounds, seconds))
+        if points:
+            report.tables[curve.name] = curve_rows(curve, points)
+            report.pictures[curve.name] = picture(curve, points, machine.summary(report.machine))
+        report.data[curve.name] = [point.json() for point in points]
+    measure_bars(report, "idle", "Memory for an idle connection", byte_size, lambda s: idle_memory(s, idle), rounds)
+    measure_bars(report, "start", "From start to listening", milliseconds, start_seconds, rounds)
+    report.tables["stream"] = [
+        ["One message of 1 GiB, streamed through the server", "memory it took at most"],
+        [servers.OURS_KNL, byte_size(stream_memory(server_named(servers.OURS_KNL)))],
+    ]
+    report.others = watch.share_of_others()
+    report.remarks = [machine.cores_in_words()]
+    return report
+
+
+def measure_bars(
+    report: Report,
+    name: str,
+    title: str,
+    form: Callable[[float], str],
+    value: Callable[[Server], float],
+    rounds: int,
+) -> None:
+    """One number for each server."""
+    _progress(title)
+    values = {server.name: Spread.of([value(server) for _ in range(rounds)]) for server in present(IDLE_SERVERS)}
+    _progress("")
+    report.tables[name] = bar_rows(title, values, form)
+    report.pictures[name] = bars(title, values, machine.summary(report.machine))
+    report.data[name] = [{"server": server, **spread.json()} for server, spread in values.items()]
 
 
 def main() -> None:
-    """Measure, print, and write the files."""
+    """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three points a curve, one round")
     parser.add_argument("--rounds", type=int, metavar="N", help="at each point (3, or 1 with --quick)")
@@ -200,45 +263,10 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=3000, metavar="N", help="idle connections for the memory (3000)")
     parser.add_argument("--out", type=Path, metavar="DIRECTORY", help="write scale.json and scale-*.svg there")
     asked = parser.parse_args()
-    rounds, seconds = asked.rounds or (1 if asked.quick else 3), asked.seconds or (0.2 if asked.quick else 0.5)
-    raise_file_limit()
-    watch = machine.Watch()
-    watch.start()
-    described = machine.describe(servers.PEER_DISTRIBUTIONS)
-    measured_on = machine.summary(described)
-    pictures, results = {}, {}
-    for curve in CURVES:
-        points = list(measure(curve, QUICK_POINTS[curve.name] if asked.quick else curve.points, rounds, seconds))
-        if points:
-            print(table(curve, points), end="\n\n")
-            pictures[curve.name] = picture(curve, points, measured_on)
-        results[curve.name] = [
-            {
-                "server": p.server,
-                "at": p.at,
-                "messages_per_second": p.messages_per_second.json(),
-                "p99_us": p.p99_us.json(),
-            }
-            for p in points
-        ]
-    for name, title, unit, form, value in (
-        ("idle", "Memory for an idle connection", "bytes", byte_size, lambda server: idle_memory(server, asked.idle)),
-        ("start", "From start to listening", "seconds", lambda s: f"{1000 * s:.0f} ms", start_seconds),
-    ):
-        values = {s.name: Spread.of([value(s) for _ in range(rounds)]) for s in present(IDLE_SERVERS)}
-        print(bar_table(title, values, form), end="\n\n")
-        pictures[name] = bars(title, unit, values, measured_on)
-        results[name] = [{"server": server, **spread.json()} for server, spread in values.items()]
-    others = watch.share_of_others()
-    print(measured_on)
-    print(machine.in_words(others))
+    report = run(quick=asked.quick, rounds=asked.rounds, seconds=asked.seconds, idle=asked.idle)
+    print(report.text())
     if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "scale.json").write_text(
-            json.dumps({"machine": described, "others_cpu": others, **results}, indent=1) + "\n"
-        )
-        for name, svg in pictures.items():
-            (asked.out / f"scale-{name}.svg").write_text(svg)
+        report.write(asked.out)
 
 
 if __name__ == "__main__":

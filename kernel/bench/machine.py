@@ -144,3 +144,9 @@ def process_memory_bytes(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines[1:])}
     return 1024 * (sizes["Private_Clean"] + sizes["Private_Dirty"])
+
+
+def process_peak_bytes(pid: int) -> int:
+    """The most memory that a running process ever had resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

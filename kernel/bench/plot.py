@@ -194,8 +194,8 @@ _PANEL_WIDTH, _BAR_ROW, _LABEL_WIDTH, _VALUE_WIDTH, _PANELS_ACROSS = 430, 21, 16
 
 def bar_panels(title: str, panels: Sequence[Panel], note: str = "") -> str:
     """Panels in rows of three; each has a linear axis of its own, and a thin line for the spread of each bar."""
-    across = min(_PANELS_ACROSS, len(panels))
-    panel_height = 44 + _BAR_ROW * max(len(panel.bars) for panel in panels)
+    across = max(1, min(_PANELS_ACROSS, len(panels)))
+    panel_height = 44 + _BAR_ROW * max((len(panel.bars) for panel in panels), default=0)
     height = 44 + panel_height * math.ceil(len(panels) / across) + (26 if note else 8)
     parts = [_text(20, 28, title, size=17, weight=600)]
     for place, panel in enumerate(panels):

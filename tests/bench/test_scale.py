@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import scale
+from benchmarks.report import aligned
 from benchmarks.scale import CURVES, LIMIT, Point
 from kernel.bench.timing import Spread
 
@@ -41,7 +42,7 @@ def test_table_and_picture_have_every_point() -> None:
         for server in ("a", "b")
         for at in (1, 5000)
     ]
-    shown = scale.table(CURVES[0], points[:-1])
+    shown = aligned(scale.curve_rows(CURVES[0], points[:-1]))
     assert "5M" in shown
     assert "b, messages/s" in shown
     texts = [e.text for e in ElementTree.fromstring(scale.picture(CURVES[0], points, "here")).iter()]

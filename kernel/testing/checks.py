@@ -52,10 +52,12 @@ class Suite:
 
     Attributes:
         patience_seconds: how long a check waits for one thing that must happen.
+        quiet_seconds: how long a check looks whether something happens that must not.
         check_seconds_max: how long a whole check may take.
     """
 
     patience_seconds: ClassVar[float] = 5.0
+    quiet_seconds: ClassVar[float] = 0.1
     check_seconds_max: ClassVar[float] = 60.0
     _resources: contextlib.ExitStack
 

@@ -7,11 +7,15 @@ from typing import ClassVar
 
 from kernel import Acceptor, Buffer, Connection, Layer, Listener, Principal, Receiver
 
+made: list[Relay] = []
+"""All relays, to clean up after those that close nothing."""
+
 
 class Relay(Connection):
     """Hands every call on: the kernel's to the connection inside, that one's to the kernel."""
 
     def __init__(self, inner: Connection) -> None:
+        made.append(self)
         self.inner = inner
         self.receiver: Receiver
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from testing.relay import Relay, RelayLayer
+from testing.relay import Relay, RelayLayer, made as relays
 
 from kernel import Acceptor, Buffer, Capabilities, Connection, Endpoint, Listener, Receiver, StartError
 from kernel.registry import Registry
@@ -307,8 +307,6 @@ class CannotBeTurnedAwayUnstarted(Relay):
     def abort(self) -> None:
         if self.started:
             self.inner.abort()
-        else:
-            LEAKED.append(self.inner._sock)
 
 
 # --- places ------------------------------------------------------------------------------------------------------
@@ -419,9 +417,7 @@ class LeaksWhenCancelled(RelayLayer):
 @found_by("cancelling dial leaves nothing open")
 class SwallowsCancellation(RelayLayer):
     async def dial(self) -> Connection:
-        dialling = asyncio.ensure_future(super().dial())
-        BACKGROUND.append(dialling)
-        return await asyncio.shield(dialling)
+        return await asyncio.shield(asyncio.ensure_future(super().dial()))
 
 
 @found_by("nothing is left behind")
@@ -471,7 +467,6 @@ class OneListenerForAll(RelayLayer):
 
 
 LEAKED: list[socket.socket] = []
-BACKGROUND: list[asyncio.Future[Any]] = []
 
 
 def layer_of(fault: Fault) -> type[RelayLayer]:
@@ -482,6 +477,7 @@ def suite_of(layer: type[RelayLayer]) -> type[TransportSuite]:
     class Suite(TransportSuite):
         endpoint = "relay+tcp://127.0.0.1:0"
         patience_seconds = 1.0
+        quiet_seconds = 0.3
         check_seconds_max = 10.0
 
         def registry(self) -> Registry:
@@ -498,12 +494,10 @@ def run(layer: type[RelayLayer], check: str | None = None) -> list[Outcome]:
 @pytest.fixture(autouse=True)
 def clean() -> Any:
     yield
-    while LEAKED:
-        LEAKED.pop().close()
-    while BACKGROUND:
-        dialled = BACKGROUND.pop()
-        if dialled.done() and not dialled.cancelled():
-            dialled.result().inner._sock.close()
+    for sock in [*LEAKED, *(relay.inner._sock for relay in relays)]:
+        sock.close()
+    LEAKED.clear()
+    relays.clear()
 
 
 def test_what_the_faults_start_from_has_none():

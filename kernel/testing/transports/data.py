@@ -11,8 +11,6 @@ _LARGE_BYTES = 5 * 1024 * _KIB
 _STEP_BYTES = 256 * _KIB
 # What a connection may take in while nobody reads at its other end: the buffers of both sides, not memory without end.
 _HELD_BYTES_MAX = 64 * 1024 * _KIB
-# So long nothing leaves: then nothing will, because the peer does not read.
-_STUCK_SECONDS = 0.15
 # Few enough for a datagram socket's buffer.
 _BURST_MESSAGES = 20
 
@@ -130,7 +128,7 @@ class DataChecks(TransportBase):
             for number in range(_BURST_MESSAGES):
                 client.write([noise(1000, number)])
             await server.until(lambda: deliveries, "the first delivery")
-            await server.happens(lambda: len(deliveries) > 1, _STUCK_SECONDS)
+            await server.happens(lambda: len(deliveries) > 1, self.quiet_seconds)
             require(len(deliveries) == 1, f"after pause_reading() came {', '.join(deliveries[1:])}")
             server.on_event = lambda event: None
             server.resume_reading()
@@ -167,7 +165,7 @@ class DataChecks(TransportBase):
                 client.drained = 0
                 server.resume_reading()
                 await client.until(lambda: client.drained, "write_drained, when all that was pending had left")
-            await server.happens(lambda: client.drained > 1, _STUCK_SECONDS)
+            await server.happens(lambda: client.drained > 1, self.quiet_seconds)
             require(client.drained == 1, f"write_drained was called {client.drained} times for one wait")
 
     async def _fill(self, sender: End) -> bytes:
@@ -177,7 +175,7 @@ class DataChecks(TransportBase):
             step = noise(_STEP_BYTES, len(sent))
             sender.write(_cut(step, self.capabilities.message_bytes_max))
             sent += step
-            if not await sender.happens(lambda: sender.pending_bytes == 0, _STUCK_SECONDS):
+            if not await sender.happens(lambda: sender.pending_bytes == 0, self.quiet_seconds):
                 return bytes(sent)
         raise CheckFailed(f"the peer does not read, and still {len(sent)} bytes were taken without a sign of it")
 

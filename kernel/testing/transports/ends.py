@@ -11,8 +11,6 @@ from kernel.testing.end import End
 from kernel.testing.transports.base import TransportBase, noise, require_same_bytes
 
 _LARGE_BYTES = 3 * 1024 * 1024
-# So long we look whether something comes that must not.
-_QUIET_SECONDS = 0.1
 
 # What one end does to end the connection; `peer.` marks what the other one does at the same time.
 _ENDINGS = (
@@ -61,7 +59,7 @@ class EndChecks(TransportBase):
         async with self.pair() as (client, server):
             client.finish_writing()
             await self.send(server, client, [b"still", b"there"])
-            await server.happens(lambda: server.lost, _QUIET_SECONDS)
+            await server.happens(lambda: server.lost, self.quiet_seconds)
             require(not server.lost, "finish_writing() ended the connection")
 
     @check
@@ -107,7 +105,7 @@ class EndChecks(TransportBase):
                     getattr(end, step.removeprefix("peer."))()
                 await self._close_after(server, f"the client's {ending}")
                 await _until_lost(client, ending)
-            await client.happens(lambda: False, _QUIET_SECONDS)
+            await client.happens(lambda: False, self.quiet_seconds)
 
     @check
     async def test_calls_after_the_end_are_ignored(self) -> None:

@@ -18,7 +18,6 @@ from kernel.testing.transports.base import Place, TransportBase, noise
 _CLIENTS = 30
 # More turns of the loop than any dial on one machine takes; beyond, `dial` is left to finish.
 _DIAL_STEPS = 300
-_QUIET_SECONDS = 0.1
 _POLL_SECONDS = 0.01
 # Nobody resolves these: whatever they mean to a transport, the answer is one line.
 _NONSENSE = (
@@ -120,7 +119,7 @@ class PlaceChecks(TransportBase):
             await _require_error(StartError, place.listener.endpoint, lambda: second.listen(lambda connection: None))
             client, _ = await place.connect()
             client.write([b"undisturbed"])
-            await client.happens(lambda: False, _QUIET_SECONDS)
+            await client.happens(lambda: False, self.quiet_seconds)
             require(
                 any(end.arrived == b"undisturbed" for end in place.ends if not end.is_client),
                 "the listener that was there first takes no more connections",
@@ -157,7 +156,9 @@ class PlaceChecks(TransportBase):
             place.listener.pause()
             dialling = asyncio.ensure_future(place.dial())
             try:
-                require(await place.accepted_within(_QUIET_SECONDS) is None, "a paused listener accepted a connection")
+                require(
+                    await place.accepted_within(self.quiet_seconds) is None, "a paused listener accepted a connection"
+                )
                 place.listener.resume()
                 place.listener.resume()
                 server = await place.accepted()

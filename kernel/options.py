@@ -2,6 +2,7 @@
 
 A field's type does the checking; `Annotated[int, Meta(ge=1, description="...")]` adds bounds and help. Names carry
 their unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._seconds...` takes 500ms, 30s, 5m or 1h.
+Any other number with a fraction takes percent: 1% is 0.01.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 _SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", re.I)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _BACKTICKED = re.compile("`([^`]*)`")
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -43,7 +45,7 @@ def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
     for name in values:
         if name not in names:
             raise OptionError(unknown(name, names, owner))
-    units_read = {name: _read_unit(name, value) for name, value in values.items()}
+    units_read = {name: _read_unit(name, value, options_type) for name, value in values.items()}
     try:
         return msgspec.convert(units_read, options_type, strict=False)
     except msgspec.ValidationError as error:
@@ -81,12 +83,14 @@ def read_seconds(text: str) -> float:
     return float(span[1]) * _SECONDS[span[2].lower()]
 
 
-def _read_unit(name: str, value: object) -> object:
+def _read_unit(name: str, value: object, options_type: type) -> object:
     if isinstance(value, str):
         if "_bytes" in name and _SIZE.fullmatch(value):
             return read_bytes(value)
         if "_seconds" in name and _TIME.fullmatch(value):
             return read_seconds(value)
+        if (percent := _PERCENT.fullmatch(value)) and typing.get_type_hints(options_type)[name] is float:
+            return float(percent[1]) / 100
     return value
 
 

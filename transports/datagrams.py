@@ -16,7 +16,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from kernel.api import Buffer, Connection, Receiver
 from kernel.datagram.reassembly import ReassemblyBudget
@@ -56,6 +56,37 @@ class UdpCounters:
     cut: int = 0
 
 
+class Datagrams(Protocol):
+    """A socket of datagrams, in batches: a real one (`DatagramSocket`), or a simulated one."""
+
+    @property
+    def counters(self) -> UdpCounters: ...
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """What may wait to be read."""
+
+    def start(self, on_batch: Callable[[list[Any]], None], on_error: Callable[[OSError], None]) -> None:
+        """Begin to read.
+
+        Args:
+            on_batch: gets what a wake-up brought.
+            on_error: gets what the system reports of a datagram that we sent before.
+        """
+
+    def resume(self) -> None:
+        """Read, also after `pause`."""
+
+    def pause(self) -> None:
+        """Leave what comes to the system's buffer."""
+
+    def send(self, packets: Sequence[Buffer], address: Address | None, connection: UdpConnection | None) -> None:
+        """Send, or queue while there is no room. No address: to the one to which the socket is connected."""
+
+    def close(self) -> None:
+        """Send what can still be sent, and be gone. May be called twice."""
+
+
 class DatagramSocket:
     """A UDP socket in the event loop: batches in, a queue out.
 
@@ -77,23 +108,19 @@ class DatagramSocket:
         self._queued_bytes = 0
         self._drained: list[UdpConnection] = []
 
-    def start(self, on_batch: Callable[[list[Any]], None], on_error: Callable[[OSError], None]) -> None:
-        """Begin to read.
+    @property
+    def receive_buffer_bytes(self) -> int:
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
-        Args:
-            on_batch: gets what a wake-up brought.
-            on_error: gets what the system reports of a datagram that we sent before.
-        """
+    def start(self, on_batch: Callable[[list[Any]], None], on_error: Callable[[OSError], None]) -> None:
         self._on_batch, self._on_error = on_batch, on_error
         self.resume()
 
     def resume(self) -> None:
-        """Read, also after `pause`."""
         if self._sock.fileno() != -1:
             self._loop.add_reader(self._sock, self._on_readable)
 
     def pause(self) -> None:
-        """Leave what comes to the system's buffer."""
         if self._sock.fileno() != -1:
             self._loop.remove_reader(self._sock)
 
@@ -108,7 +135,6 @@ class DatagramSocket:
             self._flush()
 
     def close(self) -> None:
-        """Send what can still be sent, and be gone. May be called twice."""
         if self._sock.fileno() != -1:
             self._flush()
             self._loop.remove_reader(self._sock)
@@ -227,7 +253,7 @@ class UdpConnection(Connection):
 
     def __init__(
         self,
-        datagrams: DatagramSocket,
+        datagrams: Datagrams,
         address: Address | None,
         *,
         local: str,

@@ -28,7 +28,7 @@ from kernel.limits import KIB, MIB, Limits
 from kernel.options import Meta
 
 from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
-from .datagrams import DATAGRAM_BYTES_MAX, DatagramSocket, UdpConnection
+from .datagrams import DATAGRAM_BYTES_MAX, Datagrams, DatagramSocket, UdpConnection
 
 MESSAGE_BYTES_MAX = 1 * MIB
 RAW_DATAGRAMS_MAX = 1_000_000
@@ -71,9 +71,10 @@ class UdpListener(Listener):
     """A bound socket, and the peers that talk to it.
 
     Args:
-        sock: bound and non-blocking; ours from now on.
+        datagrams: a bound socket; ours from now on.
         endpoint: what was really bound.
         accept: the kernel's; called for each new peer.
+        local_only: nobody can forge a source there.
 
     Attributes:
         gate: decides who becomes a peer (knl).
@@ -81,7 +82,14 @@ class UdpListener(Listener):
     """
 
     def __init__(
-        self, sock: socket.socket, endpoint: Endpoint, options: UdpOptions, limits: Limits, accept: Acceptor
+        self,
+        datagrams: Datagrams,
+        endpoint: Endpoint,
+        options: UdpOptions,
+        limits: Limits,
+        accept: Acceptor,
+        *,
+        local_only: bool,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
@@ -93,14 +101,14 @@ class UdpListener(Listener):
         # In knl the session knows better who is idle: a peer that does not answer its pings.
         idle_seconds_max = (options.idle_seconds_max or limits.idle_seconds_max) if self._is_raw else float("inf")
         self._peers: PeerTable[UdpConnection] = PeerTable(peers_max, idle_seconds_max)
-        self._reply_factor = options.reply_factor_max if self._is_raw and not is_loopback(endpoint) else 0
+        self._reply_factor = options.reply_factor_max if self._is_raw and not local_only else 0
         self.gate = DatagramGate(closed_max=peers_max)
         self._budget = ReassemblyBudget(limits.reassembly_bytes_max)
         self._sweeper: asyncio.TimerHandle | None = None
         self._paused = False
         self._closed = False
-        self._window_bytes = _window_bytes(sock, endpoint, _WINDOWS_PER_LISTENER)
-        self._datagrams = DatagramSocket(sock, connected=False)
+        self._window_bytes = _window_bytes(datagrams, _WINDOWS_PER_LISTENER, local_only=local_only)
+        self._datagrams = datagrams
         self.counters = self._datagrams.counters
         # What the system reports here is of one of many peers, and it does not say of which one.
         self._datagrams.start(self._on_raw_batch if self._is_raw else self._on_batch, lambda error: None)
@@ -207,18 +215,11 @@ class Udp(Transport):
     """`udp://host:port`."""
 
     name = "udp"
+    example = "udp://127.0.0.1:0"
     Options = UdpOptions
 
     def capabilities(self) -> Capabilities:
-        is_raw = cast(UdpOptions, self.options).framing == "raw"
-        return Capabilities(
-            preserves_messages=True,
-            reliable=False,
-            ordered=False,
-            message_bytes_max=DATAGRAM_BYTES_MAX if is_raw else min(MESSAGE_BYTES_MAX, self.limits.message_bytes_max),
-            half_close=not is_raw,
-            local_only=is_loopback(self.endpoint),
-        )
+        return datagram_capabilities(cast(UdpOptions, self.options), self.limits, local_only=is_loopback(self.endpoint))
 
     async def listen(self, accept: Acceptor) -> Listener:
         options = cast(UdpOptions, self.options)
@@ -232,7 +233,8 @@ class Udp(Transport):
             sock.close()
             raise StartError(cannot_listen(self.endpoint, error)) from None
         bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
-        return UdpListener(sock, bound, options, self.limits, accept)
+        datagrams = DatagramSocket(sock, connected=False)
+        return UdpListener(datagrams, bound, options, self.limits, accept, local_only=is_loopback(self.endpoint))
 
     async def dial(self) -> Connection:
         failure: OSError | None = None
@@ -240,7 +242,11 @@ class Udp(Transport):
             sock = self._make_socket(family)
             try:
                 sock.connect(address)
-                return self._dialled(sock)
+                local, peer = format_host_port(*sock.getsockname()[:2]), format_host_port(*sock.getpeername()[:2])
+                datagrams = DatagramSocket(sock, connected=True)
+                options = cast(UdpOptions, self.options)
+                local_only = is_loopback(self.endpoint)
+                return dialled(datagrams, options, self.limits, local=local, peer=peer, local_only=local_only)
             except OSError as error:
                 sock.close()
                 failure = error
@@ -256,20 +262,35 @@ class Udp(Transport):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer_bytes)
         return sock
 
-    def _dialled(self, sock: socket.socket) -> Connection:
-        options = cast(UdpOptions, self.options)
-        datagrams = DatagramSocket(sock, connected=True)
-        return UdpConnection(
-            datagrams,
-            None,
-            local=format_host_port(*sock.getsockname()[:2]),
-            peer=format_host_port(*sock.getpeername()[:2]),
-            on_end=lambda ended: datagrams.close(),
-            packet_bytes_max=options.packet_bytes_max,
-            window_bytes=_window_bytes(sock, self.endpoint, _WINDOWS_PER_DIALLED_SOCKET),
-            budget=ReassemblyBudget(self.limits.reassembly_bytes_max),
-            refusals_max=1 if options.framing == "raw" else _REFUSALS_MAX,
-        )
+
+def dialled(
+    datagrams: Datagrams, options: UdpOptions, limits: Limits, *, local: str, peer: str, local_only: bool
+) -> UdpConnection:
+    """The connection that has a connected socket to itself."""
+    return UdpConnection(
+        datagrams,
+        None,
+        local=local,
+        peer=peer,
+        on_end=lambda ended: datagrams.close(),
+        packet_bytes_max=options.packet_bytes_max,
+        window_bytes=_window_bytes(datagrams, _WINDOWS_PER_DIALLED_SOCKET, local_only=local_only),
+        budget=ReassemblyBudget(limits.reassembly_bytes_max),
+        refusals_max=1 if options.framing == "raw" else _REFUSALS_MAX,
+    )
+
+
+def datagram_capabilities(options: UdpOptions, limits: Limits, *, local_only: bool) -> Capabilities:
+    """What datagrams give, under the framing that the options name."""
+    is_raw = options.framing == "raw"
+    return Capabilities(
+        preserves_messages=True,
+        reliable=False,
+        ordered=False,
+        message_bytes_max=DATAGRAM_BYTES_MAX if is_raw else min(MESSAGE_BYTES_MAX, limits.message_bytes_max),
+        half_close=not is_raw,
+        local_only=local_only,
+    )
 
 
 def _source_and_connection(received: tuple[bytes, Address]) -> tuple[Address, bytes]:
@@ -283,8 +304,8 @@ def _name(source: Address) -> bytes:
     return repr(source).encode()
 
 
-def _window_bytes(sock: socket.socket, endpoint: Endpoint, windows: int) -> int:
+def _window_bytes(datagrams: Datagrams, windows: int, *, local_only: bool) -> int:
     """What a peer may have on its way to us: a part of what the socket's buffer was really given."""
-    share = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // windows
-    most = _WINDOW_BYTES_MAX if is_loopback(endpoint) else _WINDOW_BYTES_MAX_ON_A_PATH
+    share = datagrams.receive_buffer_bytes // windows
+    most = _WINDOW_BYTES_MAX if local_only else _WINDOW_BYTES_MAX_ON_A_PATH
     return max(_WINDOW_BYTES_MIN, min(share, most))

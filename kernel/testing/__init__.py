@@ -9,15 +9,18 @@ Under pytest, or without it by `kernel plugins check NAME`. It needs nothing tha
 from __future__ import annotations
 
 from kernel.testing.checks import CheckFailed, Outcome, Suite, check, require, run_checks, skip
+from kernel.testing.clock import Deadlock, VirtualLoop
 from kernel.testing.plugins import LocalRegistry
 from kernel.testing.transports import TransportSuite
 
 __all__ = [
     "CheckFailed",
+    "Deadlock",
     "LocalRegistry",
     "Outcome",
     "Suite",
     "TransportSuite",
+    "VirtualLoop",
     "check",
     "require",
     "run_checks",

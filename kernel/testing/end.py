@@ -17,7 +17,7 @@ class End:
     Attributes:
         connection: the one under test.
         is_client: this end dialled. `name` says it in messages.
-        greeted: the greeting has come; it is not among the messages.
+        greetings: those that have come; they are not among the messages.
         data: all bytes of a stream so far.
         messages: all messages so far, where the transport preserves them.
         eof, lost: the calls that have come. `error` is what came with the second.
@@ -35,7 +35,7 @@ class End:
         self.is_client = is_client
         self.name = "the client" if is_client else "the server"
         self.preserves_messages = preserves_messages
-        self.greeted = False
+        self.greetings: set[bytes] = set()
         self.data = bytearray()
         self.messages: list[bytes] = []
         self.eof = False
@@ -135,8 +135,8 @@ class End:
     def messages_received(self, messages: list[bytes]) -> None:
         if not self.preserves_messages:
             self.faults.append("messages_received was called, though the transport does not declare preserves_messages")
-        self.greeted = self.greeted or GREETING in messages
-        self.messages += [message for message in messages if message != GREETING]
+        self.greetings |= {message for message in messages if message.startswith(GREETING)}
+        self.messages += [message for message in messages if not message.startswith(GREETING)]
         self._note("messages_received")
 
     def eof_received(self) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import uvloop
 
-from kernel.testing import TransportSuite
+from kernel.testing import TransportSuite, VirtualLoop
 
 
 class TestTcp(TransportSuite):
@@ -54,3 +54,31 @@ class TestUdpOverIPv6UnderUvloop(TransportSuite):
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         return uvloop.new_event_loop()
+
+
+class TestSim(TransportSuite):
+    endpoint = "sim://{unique}"
+
+
+class TestSimOnVirtualTime(TransportSuite):
+    endpoint = "sim://{unique}?delay_seconds=20ms&jitter_seconds=20ms&loss=2%&bandwidth_bytes_per_second=20MiB"
+    quiet_seconds = 3.0
+    patience_seconds = 600.0
+    check_seconds_max = 3600.0
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return VirtualLoop()
+
+
+class TestSimDatagrams(TransportSuite):
+    endpoint = "sim://{unique}?mode=datagram"
+
+
+class TestSimDatagramsOnVirtualTime(TransportSuite):
+    endpoint = "sim://{unique}?mode=datagram&delay_seconds=20ms"
+    quiet_seconds = 3.0
+    patience_seconds = 600.0
+    check_seconds_max = 3600.0
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return VirtualLoop()

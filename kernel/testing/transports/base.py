@@ -19,7 +19,7 @@ from kernel.testing.end import GREETING, End
 from kernel.testing.plugins import LocalRegistry
 from kernel.wiring import wire
 
-_GREETING_REPEAT_SECONDS = 0.2
+_GREETINGS_MAX = 10
 
 _unique = itertools.count()
 
@@ -86,13 +86,22 @@ class Place:
         if not self._capabilities.preserves_messages:
             return client, await self.accepted()
         # Over datagrams the server learns of a client by its first message, and that may be lost.
-        server = None
-        for _ in range(1 if self._capabilities.reliable else 10):
-            client.write([GREETING])
-            server = server or await self.accepted_within(_GREETING_REPEAT_SECONDS)
-        server = server or await self.accepted()
-        await server.until(lambda: server.greeted, "the client's first message")
-        return client, server
+        greeting = GREETING + b" %d" % next(_unique)
+        for _ in range(1 if self._capabilities.reliable else _GREETINGS_MAX):
+            client.write([greeting])
+            server = await self._greeted(greeting)
+            if server is not None:
+                return client, server
+        raise CheckFailed("the client has sent messages, and accept() was not called")
+
+    async def _greeted(self, greeting: bytes) -> End | None:
+        """The server's end that gets this greeting; others come from clients of the past."""
+        seconds = self._suite.patience_seconds / (1 if self._capabilities.reliable else _GREETINGS_MAX)
+        while (end := await self.accepted_within(seconds)) is not None:
+            await end.until(lambda end=end: end.greetings, "the client's first message")  # type: ignore[misc]
+            if greeting in end.greetings:
+                return end
+        return None
 
     def _accept(self, connection: Connection) -> None:
         self._accepted.put_nowait(self._start(connection, is_client=False))

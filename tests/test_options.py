@@ -20,6 +20,8 @@ class Options:
     mode: Annotated[Literal["verbatim", "upper"], Meta(description="What to answer.")] = "verbatim"
     level: Literal[1, 2] | None = None
     text: Annotated[str, Meta(max_length=3)] = ""
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    name: str = ""
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,10 @@ class Options:
         ("idle_seconds", "500ms", 0.5),
         ("idle_seconds", "1.5m", 90.0),
         ("idle_seconds", "30", 30.0),
+        ("share", "1%", 0.01),
+        ("share", "12.5%", 0.125),
+        ("share", "0.5", 0.5),
+        ("name", "1%", "1%"),
         ("mode", "upper", "upper"),
         ("backlog", 7, 7),
     ],
@@ -51,6 +57,7 @@ def test_text_becomes_what_the_field_says(name: str, text: object, value: object
         ("mode", "lower", "the transport tcp: option 'mode=lower': write one of verbatim, upper"),
         ("level", "3", "the transport tcp: option 'level=3': write one of 1, 2"),
         ("text", "long", "the transport tcp: option 'text=long': write text of length <= 3"),
+        ("share", "200%", "the transport tcp: option 'share=200%': write a number <= 1.0"),
         ("text", 3, "the transport tcp: option 'text=3': write text"),
         ("backlgo", "3", "the transport tcp has no option 'backlgo': did you mean 'backlog'?"),
     ],

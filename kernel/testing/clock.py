@@ -18,7 +18,7 @@ class Deadlock(RuntimeError):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An asyncio event loop on a virtual clock. It begins at 0 seconds.
+    """An asyncio event loop on a virtual clock. It begins at 0 seconds, and is good for some weeks.
 
     Real sockets work in it, but time does not wait for them: a time-out next to real input is over at once.
     """

@@ -1,0 +1,78 @@
+"""Every seed's story ends exactly, or cleanly; it never hangs; and told again it is the same.
+
+A seed that fails is in the message: `run(SEED, stream_weather(random.Random(SEED)))` replays it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+import pytest
+from sim.story import Telling, datagram_weather, is_mild, run, stream_weather
+
+STREAMS = 700
+DATAGRAMS = 300
+CHUNK = 50
+LONG = 10
+
+MakeWeather = Callable[[random.Random], dict[str, str]]
+
+
+def tell_all(seeds: Iterable[int], weather_of: MakeWeather, extra: str = "") -> list[Telling]:
+    """Tell the stories of some seeds; in mild weather nothing may fail."""
+    tellings = []
+    for seed in seeds:
+        weather = weather_of(random.Random(seed))
+        try:
+            told = run(seed, weather, extra)
+            assert told.exact or told.failed
+            assert not (is_mild(weather) and told.failed), told.failed
+        except Exception as error:
+            raise AssertionError(f"seed {seed}{extra} in the weather {weather}: {error!r}") from error
+        tellings.append(told)
+    return tellings
+
+
+@pytest.mark.parametrize("first", range(0, STREAMS, CHUNK))
+def test_streams(first: int):
+    tell_all(range(first, first + CHUNK), stream_weather)
+
+
+@pytest.mark.parametrize("first", range(0, DATAGRAMS, CHUNK))
+def test_datagrams(first: int):
+    tell_all(range(first, first + CHUNK), datagram_weather)
+
+
+@pytest.mark.parametrize("framing", ["length", "length&width=2&endian=little"])
+def test_plain_framings(framing: str):
+    tell_all(range(CHUNK), stream_weather, f"&framing={framing}")
+
+
+def test_the_stories_are_of_all_sorts():
+    tellings = tell_all(range(CHUNK), stream_weather)
+    assert sum(told.exact for told in tellings) > CHUNK / 2
+    reasons = {reason.partition(":")[0] for told in tellings for reason in told.failed}
+    assert {"lost", "dial"} <= reasons
+    assert sum(told.lost for told in tell_all(range(CHUNK), datagram_weather)) > 10
+
+
+@pytest.mark.parametrize("weather_of", [stream_weather, datagram_weather])
+@pytest.mark.parametrize("seed", [3, 11, 20])
+def test_a_seed_replays_exactly(seed: int, weather_of: MakeWeather):
+    weather = weather_of(random.Random(seed))
+    first, again = run(seed, weather), run(seed, weather)
+    assert len(first.events) > 1
+    assert first == again
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, LONG * STREAMS, 10 * CHUNK))
+def test_many_streams(first: int):
+    tell_all(range(first, first + 10 * CHUNK), stream_weather)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, LONG * DATAGRAMS, 10 * CHUNK))
+def test_many_datagrams(first: int):
+    tell_all(range(first, first + 10 * CHUNK), datagram_weather)

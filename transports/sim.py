@@ -374,7 +374,14 @@ class Sim(Transport):
         if not self._is_stream:
             local = (f"{name}/client", number)
             datagrams = SimDatagramSocket(net.ether, local, (name, 0), self._weather)
-            return dialled(datagrams, self._udp_options, self.limits, local=format_host_port(*local), peer=name)
+            return dialled(
+                datagrams,
+                self._udp_options,
+                self.limits,
+                local=format_host_port(*local),
+                peer=name,
+                local_only=True,
+            )
         listener = net.listeners.get(name)
         if listener is None:
             raise self._cannot_dial("nobody listens there in this process")

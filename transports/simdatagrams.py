@@ -55,6 +55,10 @@ class SimDatagramSocket:
         self._held_bytes = 0
         ether.sockets[local] = self
 
+    @property
+    def receive_buffer_bytes(self) -> int:
+        return self._weather.buffer_bytes
+
     def start(self, on_batch: Callable[[list[Any]], None], on_error: Callable[[OSError], None]) -> None:
         self._on_batch, self._on_error = on_batch, on_error
 

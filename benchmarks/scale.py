@@ -199,10 +199,12 @@ def picture(curve: Curve, points: Sequence[Point], measured_on: str) -> str:
     return line_charts(f"Echo over TCP against {curve.name}", charts, f"Medians, quartiles shaded. {measured_on}")
 
 
-def bars(title: str, values: dict[str, Spread], measured_on: str) -> str:
+def bars(title: str, values: dict[str, Spread], form: Callable[[float], str], measured_on: str) -> str:
     """One panel."""
     ours = {server.name for server in SERVERS if server.ours}
-    panel = Panel("median, quartiles", [Bar(name, s.median, s.low, s.high, name in ours) for name, s in values.items()])
+    panel = Panel(
+        "median, quartiles", [Bar(name, s.median, s.low, s.high, name in ours) for name, s in values.items()], form
+    )
     return bar_panels(title, [panel], measured_on)
 
 
@@ -250,7 +252,7 @@ def measure_bars(
     values = {server.name: Spread.of([value(server) for _ in range(rounds)]) for server in present(IDLE_SERVERS)}
     _progress("")
     report.tables[name] = bar_rows(title, values, form)
-    report.pictures[name] = bars(title, values, machine.summary(report.machine))
+    report.pictures[name] = bars(title, values, form, machine.summary(report.machine))
     report.data[name] = [{"server": server, **spread.json()} for server, spread in values.items()]
 
 

@@ -7,6 +7,7 @@ those of Okabe and Ito, told apart by people who see colours differently; lines 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -14,6 +15,7 @@ from html import escape
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#555555")
 OURS, OTHERS = "#0072b2", "#b8c4cc"
 INK, FAINT, GRID = "#1f2933", "#66737f", "#e4e8eb"
+_NOTE_ROW = 15
 _FONT = "font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif"
 
 
@@ -57,6 +59,7 @@ class Panel:
 
     title: str
     bars: Sequence[Bar]
+    format: Callable[[float], str] = field(default=lambda value: quantity(value))
 
 
 def quantity(value: float) -> str:
@@ -87,13 +90,13 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND_ROW = 560, 400, 64, 20, 4
 def line_charts(title: str, charts: Sequence[Chart], note: str = "") -> str:
     """Charts side by side, each with its legend under it."""
     rows = max(math.ceil(len(chart.series) / 2) for chart in charts)
-    height = 40 + _HEIGHT + rows * _LEGEND_ROW + (28 if note else 12)
+    width = _WIDTH * len(charts)
+    notes = _wrapped(note, width)
+    height = 40 + _HEIGHT + rows * _LEGEND_ROW + 12 + _NOTE_ROW * len(notes)
     parts = [_text(20, 28, title, size=17, weight=600)]
     for place, chart in enumerate(charts):
         parts.append(f'<g transform="translate({place * _WIDTH},36)">{"".join(_line_chart(chart))}</g>')
-    if note:
-        parts.append(_text(20, height - 12, note, size=11, colour=FAINT))
-    return _document(_WIDTH * len(charts), height, title, parts)
+    return _document(width, height, title, [*parts, *_notes(notes, height)])
 
 
 def _line_chart(chart: Chart) -> Iterable[str]:
@@ -104,7 +107,7 @@ def _line_chart(chart: Chart) -> Iterable[str]:
     to_x = _logarithmic(min(xs), max(xs), _LEFT + 10, _WIDTH - _RIGHT - 10)
     y_ticks = _decades(min(ys), max(ys))
     to_y = _logarithmic(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    yield _text(_LEFT, 28, chart.title, size=13, weight=600)
+    yield _text(_LEFT, 28, f"{chart.title}, {chart.y_label}", size=13, weight=600)
     yield from _axes(chart, to_x, to_y, chart.x_ticks or sorted(set(xs)), y_ticks)
     for number, series in enumerate(chart.series):
         yield from _line(series, number, to_x, to_y)
@@ -127,7 +130,6 @@ def _axes(
         yield _text(to_x(tick), bottom + 18, chart.x_format(tick), anchor="middle", size=11, colour=FAINT)
     yield f'<path d="M{_LEFT} {bottom}H{right}" stroke="{FAINT}"/>'
     yield _text((_LEFT + right) / 2, bottom + 38, chart.x_label, anchor="middle", size=12)
-    yield _text(_LEFT - 8, _TOP - 6, chart.y_label, size=11, colour=FAINT, anchor="start", dx=-46)
 
 
 def _line(series: Series, number: int, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Iterable[str]:
@@ -196,14 +198,14 @@ def bar_panels(title: str, panels: Sequence[Panel], note: str = "") -> str:
     """Panels in rows of three; each has a linear axis of its own, and a thin line for the spread of each bar."""
     across = max(1, min(_PANELS_ACROSS, len(panels)))
     panel_height = 44 + _BAR_ROW * max((len(panel.bars) for panel in panels), default=0)
-    height = 44 + panel_height * math.ceil(len(panels) / across) + (26 if note else 8)
+    width = _PANEL_WIDTH * across + 10
+    notes = _wrapped(note, width)
+    height = 44 + panel_height * math.ceil(len(panels) / across) + 8 + _NOTE_ROW * len(notes)
     parts = [_text(20, 28, title, size=17, weight=600)]
     for place, panel in enumerate(panels):
         x, y = (place % across) * _PANEL_WIDTH, 44 + (place // across) * panel_height
         parts.append(f'<g transform="translate({x},{y})">{"".join(_panel(panel))}</g>')
-    if note:
-        parts.append(_text(20, height - 12, note, size=11, colour=FAINT))
-    return _document(_PANEL_WIDTH * across + 10, height, title, parts)
+    return _document(width, height, title, [*parts, *_notes(notes, height)])
 
 
 def _panel(panel: Panel) -> Iterable[str]:
@@ -217,7 +219,7 @@ def _panel(panel: Panel) -> Iterable[str]:
         yield f'<rect x="{_LABEL_WIDTH}" y="{y + 2}" width="{bar.value * scale:.1f}" height="14" fill="{colour}"/>'
         low, high = (_LABEL_WIDTH + value * scale for value in (bar.low, bar.high))
         yield f'<path d="M{low:.1f} {y + 9}H{high:.1f}" stroke="{INK}" stroke-width="1"/>'
-        yield _text(max(high, low) + 6, y + 13, quantity(bar.value), size=11, weight=weight)
+        yield _text(max(high, low) + 6, y + 13, panel.format(bar.value), size=11, weight=weight)
 
 
 # --- SVG ------------------------------------------------------------------------------------------------------
@@ -232,10 +234,19 @@ def _text(
     size: float = 12,
     weight: int = 400,
     colour: str = INK,
-    dx: float = 0,
 ) -> str:
-    place = f'x="{x + dx:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f'<text {place} font-size="{size}" font-weight="{weight}" fill="{colour}">{escape(text)}</text>'
+
+
+def _wrapped(note: str, width: float) -> list[str]:
+    """A note in lines that fit; letters of its size are about 6 units wide."""
+    return textwrap.wrap(note, max(20, int((width - 40) / 6)))
+
+
+def _notes(lines: Sequence[str], height: float) -> list[str]:
+    first = height - 8 - _NOTE_ROW * (len(lines) - 1)
+    return [_text(20, first + number * _NOTE_ROW, line, size=11, colour=FAINT) for number, line in enumerate(lines)]
 
 
 def _document(width: float, height: float, title: str, parts: Sequence[str]) -> str:

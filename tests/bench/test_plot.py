@@ -28,7 +28,7 @@ def test_lines_stay_inside_and_labels_are_escaped() -> None:
     svg = line_charts("Title & more", [Chart("left", "x", "y", [series]), Chart("right", "x", "y", [series])], "note")
     root = ElementTree.fromstring(svg)
     texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert {"Title & more", "a < b", "note", "left", "right"} <= set(texts)
+    assert {"Title & more", "a < b", "note", "left, y", "right, y"} <= set(texts)
     xs = [float(x) for x in re.findall(r"[ML](-?[\d.]+) ", svg)]
     ys = [float(y) for y in re.findall(r"[ML]-?[\d.]+ (-?[\d.]+)", svg)]
     assert min(xs) >= 0
@@ -50,3 +50,12 @@ def test_bars_are_as_long_as_their_values() -> None:
     root = ElementTree.fromstring(bar_panels("t", [panel, panel]))
     widths = [float(e.attrib["width"]) for e in root.iter() if e.tag.endswith("rect") and "x" in e.attrib]
     assert widths == [pytest.approx(2 * widths[1], abs=0.2), widths[1]] * 2
+
+
+def test_a_long_note_is_wrapped_inside_the_picture() -> None:
+    note = "word " * 100
+    root = ElementTree.fromstring(bar_panels("t", [Panel("cell", [Bar("ours", 2.0, 1.0, 3.0)])], note))
+    lines = [e for e in root.iter() if e.tag.endswith("text") and (e.text or "").startswith("word")]
+    assert len(lines) > 1
+    assert " ".join(line.text or "" for line in lines) == note.strip()
+    assert max(float(line.attrib["y"]) for line in lines) < float(root.attrib["height"])

@@ -46,4 +46,4 @@ def test_table_and_picture_have_every_point() -> None:
     assert "5M" in shown
     assert "b, messages/s" in shown
     texts = [e.text for e in ElementTree.fromstring(scale.picture(CURVES[0], points, "here")).iter()]
-    assert {"a", "b", "Throughput", "5k"} <= set(texts)
+    assert {"a", "b", "Throughput, messages/s", "5k"} <= set(texts)

@@ -20,8 +20,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from kernel.api import Buffer, Principal
 from kernel.errors import Code, UsageError
@@ -65,8 +66,10 @@ class Stream:
         self.wants_writable = False
 
 
-@dataclass(slots=True)
-class Ready:
+# Events are Structs and not dataclasses: they are made in half the time, at each read, and their classes at each start.
+
+
+class Ready(Struct):
     """The handshake is over; streams can be opened.
 
     `principal`: who the peer proved to be in it, None where nobody asked. `peer`: what the peer said of itself.
@@ -76,22 +79,19 @@ class Ready:
     peer: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class OpenRequested:
+class OpenRequested(Struct):
     """The peer asks for `stream.service`: answer with `accept` or `refuse` before anything else."""
 
     stream: Stream
 
 
-@dataclass(slots=True)
-class Opened:
+class Opened(Struct):
     """The peer accepted the stream that we opened."""
 
     stream: Stream
 
 
-@dataclass(slots=True)
-class Messages:
+class Messages(Struct):
     """Whole messages of one stream, in order; `cost_bytes` is what to give back by `consumed`."""
 
     stream: Stream
@@ -99,8 +99,7 @@ class Messages:
     cost_bytes: int
 
 
-@dataclass(slots=True)
-class Piece:
+class Piece(Struct):
     """A part of a long message, on a stream that asked for pieces; `cost_bytes` as in `Messages`."""
 
     stream: Stream
@@ -110,15 +109,13 @@ class Piece:
     cost_bytes: int
 
 
-@dataclass(slots=True)
-class Finished:
+class Finished(Struct):
     """The peer has sent its last message on the stream; ours may go on."""
 
     stream: Stream
 
 
-@dataclass(slots=True)
-class Closed:
+class Closed(Struct):
     """The stream is over in both directions: finished (`Code.OK`), reset by the peer, or refused."""
 
     stream: Stream
@@ -126,30 +123,26 @@ class Closed:
     reason: str
 
 
-@dataclass(slots=True)
-class Writable:
+class Writable(Struct):
     """All that was queued on the stream has been handed out by `data_to_send`."""
 
     stream: Stream
 
 
-@dataclass(slots=True)
-class GoingAway:
+class GoingAway(Struct):
     """The peer will take no new streams; those that it has go on."""
 
     code: Code
     reason: str
 
 
-@dataclass(slots=True)
-class Pong:
+class Pong(Struct):
     """The answer to our `ping`."""
 
     payload: bytes
 
 
-@dataclass(slots=True)
-class Ended:
+class Ended(Struct):
     """The session is over; send what is still to be sent, then close the connection.
 
     `by_peer`: the peer said so or broke the protocol; `reason` is for people, in one line. `abrupt`: the protocol has

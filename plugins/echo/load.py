@@ -336,7 +336,7 @@ async def _measure(plan: LoadPlan, windows: list[_Window], meter: _Meter, starte
     for window in windows:
         window.launch()
     elapsed = 0.0
-    while elapsed < plan.seconds and meter.alive:
+    while elapsed < plan.seconds and not meter.deserted.is_set():
         before = elapsed
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(1.0, plan.seconds - elapsed)):

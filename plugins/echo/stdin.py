@@ -47,15 +47,17 @@ async def lines(descriptor: int, line_bytes_max: int, *, keep_ends: bool) -> Asy
     Raises:
         UsageError: a line is longer than a message may be.
     """
-    rest = b""
+    begun: list[bytes] = []
     async for chunk in _chunks(descriptor):
-        *complete, rest = (rest + chunk).split(b"\n")
+        *complete, rest = chunk.split(b"\n")
         for line in complete:
-            yield of_bytes(line + b"\n" if keep_ends else line)
-        if len(rest) > line_bytes_max:
+            yield of_bytes(b"".join([*begun, line, b"\n" if keep_ends else b""]))
+            begun = []
+        begun.append(rest)
+        if sum(map(len, begun)) > line_bytes_max:
             raise UsageError(f"a line of the input is longer than {line_bytes_max:,} bytes: --whole sends it in parts")
-    if rest:
-        yield of_bytes(rest)
+    if last := b"".join(begun):
+        yield of_bytes(last)
 
 
 async def whole(descriptor: int) -> Payload:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from server_process import ServerProcess
@@ -61,14 +62,19 @@ def echoes(serve: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFac
 def kernel(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run a command line to its end in this process, with some input; its exit code, stdout and stderr."""
 
-    def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        reading, writing = os.pipe()
-        with open(reading) as pipe:
-            os.write(writing, stdin)
-            os.close(writing)
-            monkeypatch.setattr(sys, "stdin", pipe)
+    def run(*arguments: str, stdin: bytes | Path = b"") -> tuple[int, str, str]:
+        with _pipe(stdin) if isinstance(stdin, bytes) else stdin.open("rb") as file:
+            monkeypatch.setattr(sys, "stdin", file)
             code = root.run(list(arguments))
         out, err = capfdbinary.readouterr()
         return code, out.decode(errors="surrogateescape"), err.decode()
 
     return run
+
+
+def _pipe(data: bytes) -> BinaryIO:
+    """A pipe that holds some bytes, no more than fit, and then ends."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    return open(reading, "rb")

@@ -51,6 +51,22 @@ def test_each_line_of_standard_input_is_a_message(kernel: Run, echoes: dict[str,
     assert err.startswith("4 sent, 4 received")
 
 
+def test_lines_come_from_a_file_too(kernel: Run, echoes: dict[str, str], tmp_path: Path) -> None:
+    data = tmp_path / "lines"
+    data.write_bytes(b"".join(b"%d" % number * 50 + b"\n" for number in range(1000)))
+    assert kernel("echo", echoes["knl"], "-q", stdin=data) == (0, data.read_text(), "")
+    assert kernel("echo", echoes["knl"], "-q", stdin=Path("/dev/null")) == (0, "", "")
+
+
+def test_a_line_that_is_no_line_is_refused(kernel: Run, echoes: dict[str, str], tmp_path: Path) -> None:
+    data = tmp_path / "zeros"
+    with data.open("wb") as file:
+        file.truncate(17 * 1024 * 1024)
+    code, _, err = kernel("echo", echoes["knl"], stdin=data)
+    assert code == 2
+    assert "longer than 16,777,216 bytes: --whole sends it in parts" in err
+
+
 def test_a_dash_asks_for_standard_input(kernel: Run, echoes: dict[str, str]) -> None:
     assert kernel("echo", echoes["knl"], "-q", "-", stdin=b"a\nb\n")[:2] == (0, "a\nb\n")
 

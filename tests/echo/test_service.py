@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from kernel import Channel, ChannelHandler, Code, Endpoint, NeedsCapability, OptionError, Server, Service, connect
+from kernel.plugins.echo.delay import Delayed
 from kernel.plugins.echo.payload import generated
+from kernel.plugins.echo.service import Greeting
 
 GUARD_SECONDS = 20
 
@@ -21,7 +23,7 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @asynccontextmanager
-async def serving(plugin: str, listen: str = "tcp://127.0.0.1:0") -> AsyncIterator[Endpoint]:
+async def serving(plugin: str | type[Service], listen: str = "tcp://127.0.0.1:0") -> AsyncIterator[Endpoint]:
     async with asyncio.timeout(GUARD_SECONDS), Server([plugin], [listen]) as server:
         yield server.endpoints[0]
 
@@ -148,12 +150,24 @@ class TestDelay:
             ]
             assert loop.time() - started >= 0.05
 
-    async def test_a_greeting_can_be_late_too(self) -> None:
-        async with serving("echo?mode=greeting&delay_seconds=20ms") as endpoint, connect(endpoint, "echo") as channel:
+    async def test_what_comes_after_a_late_greeting_is_nobodys_fault(self) -> None:
+        class OneByOne(Delayed):
+            def on_messages(self, channel: Channel, messages: list[bytes]) -> None:
+                for message in messages:
+                    super().on_messages(channel, [message])
+
+        class LateGreeter(Service):
+            name = "late-greeter"
+
+            def handler(self) -> ChannelHandler:
+                return OneByOne(Greeting(b"hi"), 0.02)
+
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        async with serving(LateGreeter) as endpoint, connect(endpoint, "late-greeter") as channel:
             channel.send_many([b"a", b"b"])
-            await asyncio.sleep(0)
-            channel.send(b"c")
             assert [message async for message in channel] == [b"hi"]
+        assert faults == []
 
     async def test_what_waits_is_bounded(self) -> None:
         async with serving("echo?delay_seconds=1h") as endpoint, connect(endpoint, "echo") as channel:
@@ -220,8 +234,8 @@ async def test_a_service_may_give_each_channel_a_handler_of_its_own() -> None:
         def handler(self) -> ChannelHandler:
             return Counter()
 
-    async with asyncio.timeout(GUARD_SECONDS), Server([Counting], ["tcp://127.0.0.1:0"]) as server:
+    async with serving(Counting) as endpoint:
         for _ in range(2):
-            async with connect(server.endpoints[0], "counting") as channel:
+            async with connect(endpoint, "counting") as channel:
                 channel.send_many([b"a", b"b"])
                 assert [await channel.receive(), await channel.receive()] == [b"1", b"2"]

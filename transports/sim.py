@@ -29,6 +29,7 @@ from kernel.errors import DialError, EndpointError, OptionError, StartError
 from kernel.options import Meta
 
 from .simdatagrams import Ether, SimDatagramSocket
+from .transit import Transit
 from .udp import UdpListener, UdpOptions, datagram_capabilities, dialled
 from .weather import Cut, Path, Weather, check_stream, paths
 
@@ -79,9 +80,8 @@ class SimConnection(Connection):
         # Outgoing: what waits for room, what is on its way with its time of arrival, and what of that is unread.
         self._pending: deque[memoryview] = deque()
         self._pending_bytes = 0
-        self._flight: deque[tuple[float, _Item]] = deque()
+        self._flight: Transit[_Item] = Transit(self._arrive)
         self._unread_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
         # Incoming: what has arrived and cannot be delivered yet.
         self._inbound: deque[_Item] = deque()
         self._delivering = False
@@ -165,19 +165,11 @@ class SimConnection(Connection):
 
     def _depart(self, item: _Item) -> None:
         nbytes = _CONTROL_BYTES if isinstance(item, _Signal) else len(item)
-        self._flight.append((self._path.send(self._loop.time(), nbytes)[0], item))
-        self._set_timer()
+        self._flight.add(self._path.send(self._loop.time(), nbytes)[0], item)
 
-    def _set_timer(self) -> None:
-        if self._flight and self._timer is None:
-            self._timer = self._loop.call_at(self._flight[0][0], self._arrive)
-
-    def _arrive(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        while self._flight and self._flight[0][0] <= now:
-            self.twin._take(self._flight.popleft()[1])
-        self._set_timer()
+    def _arrive(self, items: list[_Item]) -> None:
+        for item in items:
+            self.twin._take(item)
 
     def _was_read(self, nbytes: int) -> None:
         """The peer has read so much: there is room again."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import heapq
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from kernel.api import Buffer
 
 from .addresses import Address
 from .datagrams import UdpConnection, UdpCounters
+from .transit import Transit
 from .weather import Path, Weather, paths
 
 
@@ -46,10 +45,7 @@ class SimDatagramSocket:
         self._paths: dict[Address, Path] = {}
         self._on_batch: Callable[[list[Any]], None] | None = None
         self._on_error: Callable[[OSError], None] | None = None
-        self._number = itertools.count()
-        self._coming: list[tuple[float, int, Address, bytes | None]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._coming: Transit[tuple[Address, bytes | None]] = Transit(self._arrive)
         self._paused = False
         self._held: list[tuple[Address, bytes]] = []
         self._held_bytes = 0
@@ -85,16 +81,13 @@ class SimDatagramSocket:
 
     def expect(self, arrival: float, source: Address, packet: bytes | None) -> None:
         """A datagram is on its way to us; None: the news that one of ours found nobody."""
-        heapq.heappush(self._coming, (arrival, next(self._number), source, packet))
-        self._set_timer()
+        self._coming.add(arrival, (source, packet))
 
     def close(self) -> None:
         if self._ether.sockets.get(self._local) is self:
             del self._ether.sockets[self._local]
         self._on_batch = self._on_error = None
         self._coming.clear()
-        if self._timer is not None:
-            self._timer.cancel()
 
     def _new_path(self, to: Address) -> Path:
         client_port = self._local[1] or to[1]
@@ -102,28 +95,13 @@ class SimDatagramSocket:
         path = self._paths[to] = there if self._local[1] else back
         return path
 
-    def _set_timer(self) -> None:
-        """One timer, for what arrives next."""
-        if not self._coming:
-            return
-        at = self._coming[0][0]
-        if self._timer is not None and self._timer_at > at:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer, self._timer_at = self._loop.call_at(at, self._arrive), at
-
-    def _arrive(self) -> None:
-        self._timer = None
-        now = self._loop.time()
+    def _arrive(self, due: list[tuple[Address, bytes | None]]) -> None:
         batch: list[tuple[Address, bytes]] = []
-        while self._coming and self._coming[0][0] <= now:
-            _, _, source, packet = heapq.heappop(self._coming)
+        for source, packet in due:
             if packet is not None:
                 batch.append((source, packet))
             elif self._on_error is not None:
                 self._on_error(ConnectionRefusedError(errno.ECONNREFUSED, "connection refused"))
-        self._set_timer()
         self._receive(batch)
 
     def _receive(self, batch: list[tuple[Address, bytes]]) -> None:

@@ -87,16 +87,17 @@ def is_mild(weather: dict[str, str]) -> bool:
     return not (hard_on_datagrams or weather.get("cut") or weather.get("outage_every_seconds"))
 
 
-async def tell(seed: int, weather: dict[str, str], extra: str = "") -> Telling:
+async def tell(seed: int, weather: dict[str, str], extra: str, scheme: str) -> Telling:
     """Run the story of a seed.
 
     Args:
         extra: more options of the endpoint: `&framing=length`.
+        scheme: which transport: `sim`, or `chaos+sim`, where the weather is the layer's.
     """
     chance = random.Random(seed)
     told = Telling()
     service = chance.choice(["echo", "patient"])
-    endpoint = f"sim://story?{urlencode(weather)}{extra}"
+    endpoint = f"{scheme}://story?{urlencode(weather)}{extra}"
     channels = 1 if extra or "mode" in weather else chance.randint(1, 4)
     talk = _talk if weather.get("mode") != "datagram" else _talk_in_datagrams
     async with (
@@ -178,7 +179,7 @@ def _messages(chance: random.Random, budget: int) -> list[bytes]:
     return messages
 
 
-def run(seed: int, weather: dict[str, str], extra: str = "") -> Telling:
+def run(seed: int, weather: dict[str, str], extra: str = "", scheme: str = "sim") -> Telling:
     """Tell the story of a seed on a virtual clock."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(tell(seed, weather, extra))
+        return runner.run(tell(seed, weather, extra, scheme))

@@ -19,17 +19,17 @@ LONG = 10
 MakeWeather = Callable[[random.Random], dict[str, str]]
 
 
-def tell_all(seeds: Iterable[int], weather_of: MakeWeather, extra: str = "") -> list[Telling]:
+def tell_all(seeds: Iterable[int], weather_of: MakeWeather, extra: str = "", scheme: str = "sim") -> list[Telling]:
     """Tell the stories of some seeds; in mild weather nothing may fail."""
     tellings = []
     for seed in seeds:
         weather = weather_of(random.Random(seed))
         try:
-            told = run(seed, weather, extra)
+            told = run(seed, weather, extra, scheme)
             assert told.exact or told.failed
             assert not (is_mild(weather) and told.failed), told.failed
         except Exception as error:
-            raise AssertionError(f"seed {seed}{extra} in the weather {weather}: {error!r}") from error
+            raise AssertionError(f"{scheme} seed {seed}{extra} in the weather {weather}: {error!r}") from error
         tellings.append(told)
     return tellings
 
@@ -47,6 +47,11 @@ def test_datagrams(first: int):
 @pytest.mark.parametrize("framing", ["length", "length&width=2&endian=little"])
 def test_plain_framings(framing: str):
     tell_all(range(CHUNK), stream_weather, f"&framing={framing}")
+
+
+@pytest.mark.parametrize("weather_of", [stream_weather, datagram_weather])
+def test_chaos_around_a_transport(weather_of: MakeWeather):
+    tell_all(range(CHUNK), weather_of, scheme="chaos+sim")
 
 
 def test_the_stories_are_of_all_sorts():

@@ -82,3 +82,21 @@ class TestSimDatagramsOnVirtualTime(TransportSuite):
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         return VirtualLoop()
+
+
+class TestChaosOverTcp(TransportSuite):
+    endpoint = "chaos+tcp://127.0.0.1:0?delay_seconds=1ms&jitter_seconds=1ms"
+
+
+class TestChaosOverUdp(TransportSuite):
+    endpoint = "chaos+udp://127.0.0.1:0"
+
+
+class TestChaosOverSim(TransportSuite):
+    endpoint = "chaos+sim://{unique}?delay_seconds=20ms&jitter_seconds=20ms&loss=1%&bandwidth_bytes_per_second=20MiB"
+    quiet_seconds = 3.0
+    patience_seconds = 600.0
+    check_seconds_max = 3600.0
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        return VirtualLoop()

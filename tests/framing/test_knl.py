@@ -40,6 +40,14 @@ def test_many_frames_keep_their_order(engine):
 
 
 @pytest.mark.parametrize("flags", [0, knl.CHECKSUM])
+def test_payloads_of_one_size_have_each_their_own_checksum(engine, flags):
+    payloads = [b"one", b"two", b"six", b"ten"]
+    encoded = engine.encode_knl(0, flags, 1, payloads)
+    assert encoded == b"".join(engine.knl_header(0, flags, 1, payload) + payload for payload in payloads)
+    assert engine.decoder(Knl()).feed(encoded) == [(0, flags, 1, payloads, 12)]
+
+
+@pytest.mark.parametrize("flags", [0, knl.CHECKSUM])
 def test_the_header_alone_is_what_encoding_puts_before_a_payload(engine, flags):
     for payload in (b"", b"hello", bytes(70000)):
         encoded = engine.encode_knl(0, flags, 1, [payload], frame_bytes_max=1 << 20)

@@ -122,25 +122,25 @@ ANNOUNCE = """
 import sys
 from kernel import framing
 engine = framing.engine(sys.argv[1])
-limit = 1 << 20
-header = engine.length_header(framing.Length(frame_bytes_max=limit), limit)
+peers, limit, sent = map(int, sys.argv[2:])
+start = engine.length_header(framing.Length(frame_bytes_max=limit), limit) + bytes(sent)
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
-decoders = [engine.decoder(framing.Length(frame_bytes_max=limit)) for _ in range(1000)]
+decoders = [engine.decoder(framing.Length(frame_bytes_max=limit)) for _ in range(peers)]
 before = resident()
 for decoder in decoders:
-    decoder.feed(header)
+    decoder.feed(start)
     view = decoder.wanted()
 print(resident() - before)
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
-def test_a_thousand_peers_that_announce_a_mebibyte_each_cost_less_than_sixteen(engine):
-    result = subprocess.run(
-        [sys.executable, "-P", "-c", ANNOUNCE, engine.name], capture_output=True, text=True, timeout=60, check=True
-    )
+@pytest.mark.parametrize(("peers", "limit", "sent"), [(1000, 1 << 20, 0), (100, 1 << 24, 20_000)])
+def test_peers_that_announce_much_and_send_little_cost_less_than_16_mebibytes(engine, peers, limit, sent):
+    command = [sys.executable, "-P", "-c", ANNOUNCE, engine.name, str(peers), str(limit), str(sent)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert int(result.stdout) < 16 << 20
 
 

@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "kernel.api": (
-        "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Layer Listener Needs "
-        "NoOptions Peer Principal Receiver Service ServiceContext Transport"
+        "API_VERSION API_VERSION_MIN Acceptor Buffer Capabilities ChannelHandler Connection Dialect Layer Listener "
+        "Needs NoOptions Peer Principal Receiver Service ServiceContext Transport"
     ),
     "kernel.auth.keys": "Key Keyring",
     "kernel.auth.policy": "AccessPolicy",
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Capabilities as Capabilities,
         ChannelHandler as ChannelHandler,
         Connection as Connection,
+        Dialect as Dialect,
         Layer as Layer,
         Listener as Listener,
         Needs as Needs,

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kernel.endpoint import Endpoint
@@ -320,11 +321,31 @@ class Peer:
         principal: who the peer proved to be.
         address: where it is, for people: `127.0.0.1:50312`, `/run/x.sock`.
         transport: by which transport it came: `tcp`.
+        dialect: which of the service's dialects its listener speaks; empty: none, the service's own protocol.
     """
 
     address: str
     transport: str
     principal: Principal = ANONYMOUS
+    dialect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A plain protocol of a service's, for clients that know nothing of ours. A listener asks for it: `?dialect=NAME`.
+
+    The service sees it as `channel.dialect`. What passes is what the framing makes of the bytes, without channels.
+
+    Attributes:
+        options: what it settles of the endpoint: its framing without channels, and that framing's own options:
+            `{"recv": "raw", "send": "length", "width": "4", "endian": "little", "signed": "1"}`.
+        help: one line: who speaks it.
+        needs: what it cannot do without; None: what the service needs.
+    """
+
+    options: Mapping[str, str]
+    help: str = ""
+    needs: Needs | None = None
 
 
 class ChannelHandler:
@@ -401,6 +422,9 @@ class Service(ChannelHandler):
     """A command that talks with it, for `kernel serve` to print; `{endpoint}` is where it listens."""
     whole_messages: ClassVar[bool] = True
     """Off: messages longer than a frame come piece by piece, in bounded memory (`on_piece`, `channel.pieces()`)."""
+    dialects: Mapping[str, Dialect] = MappingProxyType({})
+    """Plain protocols that it speaks besides its own, by name; where they depend on its options, the constructor sets
+    it."""
 
     def __init__(self, options: object, context: ServiceContext) -> None:
         self.options = options

@@ -86,6 +86,11 @@ class Channel:
         return self._link.peer
 
     @property
+    def dialect(self) -> str:
+        """Which of the service's dialects the listener speaks; empty: none, the service's own protocol."""
+        return self._link.peer.dialect
+
+    @property
     def message_bytes_max(self) -> int | None:
         """The largest message that the transport carries; None: only the peer's own limit counts."""
         return self._link.message_bytes_max

@@ -242,7 +242,8 @@ class Server:
         return served
 
     def _wire(self, endpoint: str | Endpoint, service: str) -> Wiring:
-        return wire(endpoint, self._registry, self.limits, client=False, service=service, keys=self.keys)
+        offers = {name: hosted.service.dialects for name, hosted in self._services.items()}
+        return wire(endpoint, self._registry, self.limits, client=False, service=service, offers=offers, keys=self.keys)
 
     def _unbroken(self, items: Sequence[S], make: Callable[[S], T]) -> list[T]:
         """What can be made of the items; those whose plugin is broken are left out, unless that leaves nothing."""
@@ -276,7 +277,9 @@ class Server:
             if name not in self._services:
                 log.error("%s is left out with its service '%s'", wiring.endpoint, name)
                 return False
-            check_needs(name, self._services[name].service.needs, wiring)
+            service = self._services[name].service
+            dialect = service.dialects[wiring.dialect] if wiring.dialect else None
+            check_needs(name, service.needs if dialect is None or dialect.needs is None else dialect.needs, wiring)
         return True
 
     async def _close_listeners(self) -> None:
@@ -292,7 +295,7 @@ class Server:
         if refusal is not None:
             self._turn_away(connection, wiring, refusal)
             return
-        peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal)
+        peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal, wiring.dialect)
         link = Link(connection, wiring.session(connection), self, peer)
         link.message_bytes_max = wiring.capabilities.message_bytes_max
         self._links[link] = _Place(source, wiring.auth)

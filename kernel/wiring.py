@@ -3,9 +3,9 @@
 Everything that can be known before a socket is touched is checked here: unknown options, a service's needs against
 the transport's capabilities, a framing without channels that must be bound to a service. Nothing is found out later.
 
-An endpoint's options belong to, in this order: the kernel (`auth`, `framing`, `recv`, `send`, `service`), the
-`Options` of its layers (outermost first) and of its transport, the framing's fields. Who declares `framing` among its
-options sees it.
+An endpoint's options belong to, in this order: the kernel (`auth`, `dialect`, `framing`, `recv`, `send`, `service`),
+the `Options` of its layers (outermost first) and of its transport, the framing's fields. Who declares `framing` among
+its options sees it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from kernel import options
+from kernel import dialects, options
 from kernel.api import Capabilities, Connection, Layer, Needs, Transport
 from kernel.auth import level
 from kernel.endpoint import Endpoint
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from kernel.session.handshake import Authenticator
 
 DEFAULT_FRAMING = "knl"
-_KERNEL_OPTIONS = ("auth", "framing", "recv", "send", "service")
+_KERNEL_OPTIONS = ("auth", "dialect", "framing", "recv", "send", "service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Wiring:
         framing: how they are cut: the name, or `recv/send` where the two differ.
         channels: many channels in one connection, the peer chooses the service.
         service: where there are none: the service to which the listener is bound.
+        dialect: which of the service's dialects it speaks; empty: none.
         auth: the level of authentication, see `kernel.auth.level`.
         session: makes the session of one connection.
         farewell: the words for a client that gets no session, as bytes; empty where the framing has none.
@@ -54,6 +56,7 @@ class Wiring:
     framing: str
     channels: bool
     service: str
+    dialect: str
     auth: str
     session: Callable[[Connection], Session]
     farewell: Callable[[Code, str], bytes]
@@ -66,12 +69,14 @@ def wire(
     *,
     client: bool,
     service: str = "",
+    offers: dialects.Offers = MappingProxyType({}),
     keys: Keyring | None = None,
 ) -> Wiring:
     """Find the plugins that an endpoint names, and give each its options.
 
     Args:
         service: the one to bind to where the framing has no channels and the endpoint does not say.
+        offers: the dialects that a listener can ask for; a client has none.
         keys: with which both sides prove who they are, where the endpoint does not have another way.
 
     Raises:
@@ -80,6 +85,12 @@ def wire(
     if isinstance(endpoint, str):
         endpoint = Endpoint.parse(endpoint)
     given = dict(endpoint.options)
+    spoken = given.pop("dialect", "")
+    if spoken and client:
+        raise OptionError(f"'{endpoint}': dialect= is for listeners; its clients are other people's programs, like nc")
+    if spoken:
+        service, dialect = dialects.find(endpoint, spoken, given.pop("service", ""), offers)
+        dialects.settle(endpoint, dialect, given)
     receiving = given.pop("recv", None)
     sending = given.pop("send", None)
     framing_name = given.setdefault("framing", receiving or sending or DEFAULT_FRAMING)
@@ -108,6 +119,7 @@ def wire(
         names[0] if names[0] == names[1] else f"{names[0]}/{names[1]}",
         recv.channels,
         service,
+        spoken,
         auth,
         _session_maker(recv, send, capabilities, limits, client=client, service=service, authenticator=authenticator),
         _farewell if recv.channels and not capabilities.preserves_messages else lambda code, reason: b"",

@@ -129,7 +129,9 @@ def _watch_signals(reload: Callable[[], None]) -> asyncio.Event:
         stopping.set()
 
     loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGINT, stop)
+    # Ignored from the start: a background job of a script, whose Ctrl-C is meant for others.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGINT, stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
     return stopping
 

@@ -184,6 +184,20 @@ async def test_the_drain_ends_at_its_deadline(serve: Serve):
     assert code == 0
 
 
+def test_a_background_job_of_a_script_leaves_ctrl_c_to_others(serve: Serve):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what the server inherits
+    try:
+        server = serve("--plugin", "slow", "--listen", TCP)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    server.signal(signal.SIGINT)
+    for _ in range(2):  # whatever the first overtakes, the second comes behind it
+        server.signal(signal.SIGHUP)
+        assert "draining" not in server.log_until("the settings were read again")
+    server.signal(signal.SIGTERM)
+    assert server.finish()[0] == 0
+
+
 async def test_a_second_signal_forces(serve: Serve):
     server = serve("--plugin", "slow", "--listen", TCP, "--limit", "drain_seconds_max=1h")
     async with connect(server.endpoints[0], "slow") as channel:

@@ -25,7 +25,6 @@ from security.hostile_auth import ALICE, BOB, HandMade, said_by, server_session
 from kernel import Key, Limits
 from kernel.session.base import Event, Messages, OpenRequested, Ready
 
-
 # What docs/protocol.md lets anybody say before READY, and what it does not.
 HARMLESS = (frame(GOAWAY, bytes(6)), frame(INFO), frame(INFO, b"hello"), frame(77, b"what?", flags=IGNORABLE))
 OUT_OF_PLACE = (

@@ -1,18 +1,12 @@
-"""Where the tests run must not decide what they see."""
+"""What holds for all tests."""
 
 from __future__ import annotations
-
-import signal
-from collections.abc import Iterator
 
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _interruptible() -> Iterator[None]:
-    """A shell starts its background jobs with SIGINT ignored, and whatever we start would inherit that."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of packages share the wheels that they build: they run in one process."""
+    for item in items:
+        if item.get_closest_marker("packaging"):
+            item.add_marker(pytest.mark.xdist_group("packaging"))

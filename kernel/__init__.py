@@ -30,6 +30,7 @@ _NAMES = {
     "kernel.limits": "KIB MIB Limits",
     "kernel.options": "Meta",
     "kernel.server": "Server",
+    "kernel.slices": "FileSlice",
     "kernel.sockets": "SocketConnection SocketListener dial_socket",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from kernel.limits import KIB as KIB, MIB as MIB, Limits as Limits
     from kernel.options import Meta as Meta
     from kernel.server import Server as Server
+    from kernel.slices import FileSlice as FileSlice
     from kernel.sockets import (
         SocketConnection as SocketConnection,
         SocketListener as SocketListener,

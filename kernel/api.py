@@ -184,6 +184,9 @@ class Connection(ABC):
         """What names the server's end of an encrypted connection, the same bytes on both sides; empty elsewhere."""
         return b""
 
+    sends_files: ClassVar[bool] = False
+    """Whether `write` also takes a `FileSlice` among the buffers: part of a file, which the system sends by itself."""
+
     @abstractmethod
     def start(self, receiver: Receiver) -> None:
         """Begin to read. Called once, before anything else."""
@@ -422,6 +425,8 @@ class Service(ChannelHandler):
     """A command that talks with it, for `kernel serve` to print; `{endpoint}` is where it listens."""
     whole_messages: ClassVar[bool] = True
     """Off: messages longer than a frame come piece by piece, in bounded memory (`on_piece`, `channel.pieces()`)."""
+    bulk: ClassVar[bool] = False
+    """On: large transfers are its purpose, and connections to a server that has it get `Limits.for_bulk`."""
     dialects: Mapping[str, Dialect] = MappingProxyType({})
     """Plain protocols that it speaks besides its own, by name; where they depend on its options, the constructor sets
     it."""

@@ -12,12 +12,15 @@ channel that holds most of it is lost: SLOW_READER.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from kernel.api import Buffer, ChannelHandler, Peer
 from kernel.errors import ChannelClosed, Code, PeerError, Refused, UsageError
+from kernel.slices import FileSlice
 
 if TYPE_CHECKING:
     from kernel.lane import LaneKeeper
@@ -167,6 +170,44 @@ class Channel:
         link.schedule_flush()
         if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._above_high_water(len(piece))
+
+    async def send_file(self, fd: int, offset: int, nbytes: int) -> None:
+        """Send a part of an open file as one message, and wait while more waits to be sent than is good (`drain`).
+
+        Where the transport can, the operating system moves the bytes and Python never sees them; elsewhere they are
+        read in a thread. What leaves is what the file holds when it leaves: tell the peer a checksum if that matters.
+        On return the descriptor may be closed, though part of the message may still have to leave.
+
+        Raises:
+            ChannelClosed: the channel is over, or this side has finished.
+            OSError: the file cannot be read, or ends too early; the channel is reset, as half a message has left.
+        """
+        if nbytes and self._link.sends_files:
+            self._leave_lane()
+            if self.code is not None:
+                raise self._closed()
+            self._link.session.send_slice(self.stream, FileSlice.of(fd, offset, nbytes))
+            self._link.schedule_flush()
+            if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
+                self._above_high_water(nbytes)
+        else:
+            await self._send_read(fd, offset, nbytes)
+        await self.drain()
+
+    async def _send_read(self, fd: int, offset: int, nbytes: int) -> None:
+        """The long way of `send_file`: read in a thread, piece by piece."""
+        loop, at = asyncio.get_running_loop(), 0
+        while True:
+            wanted = min(nbytes - at, HIGH_WATER_BYTES)
+            piece = await loop.run_in_executor(None, os.pread, fd, wanted, offset + at)
+            if len(piece) < wanted and not piece:
+                self.reset(Code.CANCELLED, "a file ended before what was announced of it")
+                raise OSError(errno.EIO, "a file became shorter while it was sent")
+            at += len(piece)
+            self.send_piece(piece, nbytes, at == nbytes)
+            if at == nbytes:
+                return
+            await self.drain()
 
     async def drain(self) -> None:
         """Wait until there is room to send. A sender that drains is never evicted, however slow its peer.

@@ -6,7 +6,7 @@ session and the link read the same object, so the number that is configured is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -44,6 +44,10 @@ class Limits:
     channel_credit_bytes: int = 1 * MIB
     # Unread bytes that we hold for one connection, all its channels together.
     connection_credit_bytes: int = 4 * MIB
+    # As frame_bytes_max, where large transfers are the purpose: fewer system calls a byte.
+    bulk_frame_bytes_max: int = 1 * MIB
+    # As both credits, there: what is in flight while the disk, and the way back, take their time.
+    bulk_credit_bytes: int = 8 * MIB
     # What may wait for a peer that does not read, before it is evicted.
     write_buffer_bytes_max: int = 16 * MIB
     # Each costs some KiB; more than any browser or gateway opens.
@@ -80,3 +84,12 @@ class Limits:
     reassembly_bytes_max: int = 32 * MIB
     # After SIGTERM, channels may finish their work this long.
     drain_seconds_max: float = 10.0
+
+    def for_bulk(self) -> Limits:
+        """The same for a connection whose purpose are large transfers: larger frames, more in flight."""
+        return replace(
+            self,
+            frame_bytes_max=max(self.frame_bytes_max, self.bulk_frame_bytes_max),
+            channel_credit_bytes=max(self.channel_credit_bytes, self.bulk_credit_bytes),
+            connection_credit_bytes=max(self.connection_credit_bytes, self.bulk_credit_bytes),
+        )

@@ -105,6 +105,11 @@ class Link:
             self.connection_established()
 
     @property
+    def sends_files(self) -> bool:
+        """Whether the session and the connection both take slices of files."""
+        return self._connection.sends_files and self.session.takes_files
+
+    @property
     def channels(self) -> list[Channel]:
         """The channels that are open."""
         return [stream.user for stream in self.session.streams if stream.user is not None]

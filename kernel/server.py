@@ -243,7 +243,10 @@ class Server:
 
     def _wire(self, endpoint: str | Endpoint, service: str) -> Wiring:
         offers = {name: hosted.service.dialects for name, hosted in self._services.items()}
-        return wire(endpoint, self._registry, self.limits, client=False, service=service, offers=offers, keys=self.keys)
+        limits = self.limits
+        if any(hosted.service.bulk for hosted in self._services.values()):
+            limits = limits.for_bulk()
+        return wire(endpoint, self._registry, limits, client=False, service=service, offers=offers, keys=self.keys)
 
     def _unbroken(self, items: Sequence[S], make: Callable[[S], T]) -> list[T]:
         """What can be made of the items; those whose plugin is broken are left out, unless that leaves nothing."""

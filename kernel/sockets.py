@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
+import os
 import socket
 import struct
 import weakref
@@ -23,6 +25,7 @@ from collections.abc import Callable, Sequence
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
 from kernel.hangups import hangups
+from kernel.slices import FileSlice
 from kernel.throttle import Throttle
 
 _accept_failed = Throttle(logging.getLogger("kernel.sockets"))
@@ -32,6 +35,13 @@ RECEIVE_BYTES = 256 * 1024
 _READS_PER_TURN = 4
 _ACCEPTS_PER_TURN = 64
 _BUFFERS_PER_SEND = 512
+# Sends in one go where slices of files are among the buffers; then others have their turn.
+_SENDS_PER_TURN = 8
+# Behind a large frame comes the header of the next one, which should be received into a buffer of its own: so much of
+# it may be copied.
+_BETWEEN_FRAMES_BYTES = 4 * 1024
+# The next bytes follow at once: do not send a packet for these alone.
+_MORE = getattr(socket, "MSG_MORE", 0)
 # After close: so long nothing of what is pending leaves, or, once all has left, so long we read on for the peer's end
 # (unread input would turn our close into a reset). Then the connection is aborted.
 _LINGER_SECONDS = 2.0
@@ -65,6 +75,8 @@ class SocketConnection(Connection):
         "_paused", "_peer", "_pending", "_pending_bytes", "_principal", "_reader", "_receiver", "_sock", "scratch",
     )  # fmt: skip
 
+    sends_files = hasattr(os, "sendfile")
+
     def __init__(self, sock: socket.socket, local: str, peer: str, principal: Principal = ANONYMOUS) -> None:
         self._sock = sock
         self._local = local
@@ -77,7 +89,7 @@ class SocketConnection(Connection):
         self._hangups = hangups(self._loop)
         self._hung_up = False
         self._receiver: Receiver | None = None
-        self._pending: deque[memoryview] | None = None
+        self._pending: deque[memoryview | FileSlice] | None = None
         self._pending_bytes = 0
         self._paused = False
         self._eof = False
@@ -124,10 +136,11 @@ class SocketConnection(Connection):
         """Read what is there, and hand it to the receiver."""
         receiver = self._receiver
         assert receiver is not None
+        scratch = self.scratch
         for _ in range(_READS_PER_TURN):
             view = receiver.wanted()
             try:
-                nbytes = self._sock.recv_into(self.scratch if view is None else view)
+                nbytes = self._sock.recv_into(scratch if view is None else view)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -137,11 +150,12 @@ class SocketConnection(Connection):
                 self._on_eof(receiver)
                 return
             if view is None:
-                receiver.data_received(self.scratch[:nbytes])
-                full = nbytes == RECEIVE_BYTES
+                full = nbytes == len(scratch)
+                receiver.data_received(scratch[:nbytes])
             else:
                 full = nbytes == len(view)
                 receiver.filled(nbytes)
+                scratch = self.scratch[:_BETWEEN_FRAMES_BYTES]
             if not (full or self._hung_up) or self._paused or self._closing or self._abandoned:
                 return
         if self._hung_up:
@@ -188,7 +202,7 @@ class SocketConnection(Connection):
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def write(self, buffers: Sequence[Buffer]) -> None:
+    def write(self, buffers: Sequence[Buffer | FileSlice]) -> None:
         if self._finishing or self._closing or self._abandoned:
             return
         if self._pending:
@@ -196,9 +210,14 @@ class SocketConnection(Connection):
             return
         try:
             single = len(buffers) == 1
-            sent = self._sock.send(buffers[0]) if single else self._sock.sendmsg(buffers[:_BUFFERS_PER_SEND])
+            sent = self._sock.send(buffers[0]) if single else self._sock.sendmsg(buffers[:_BUFFERS_PER_SEND])  # type: ignore[arg-type]
         except (BlockingIOError, InterruptedError):
             sent = 0
+        except TypeError:  # a slice of a file is among them; nobody else pays for the question
+            self._queue(buffers, 0)
+            if self._send_pending(self._abandon) and self._pending:
+                self._loop.add_writer(self._fd, self._on_writable)
+            return
         except OSError as error:
             self._abandon(error)
             return
@@ -212,42 +231,68 @@ class SocketConnection(Connection):
         else:
             self.write(buffers)
 
-    def _keep(self, buffers: Sequence[Buffer], sent: int) -> None:
+    def _keep(self, buffers: Sequence[Buffer | FileSlice], sent: int) -> None:
         """Queue what could not be sent: everything behind the first `sent` bytes."""
+        was_empty = not self._pending
+        self._queue(buffers, sent)
+        if was_empty and self._pending:
+            self._loop.add_writer(self._fd, self._on_writable)
+
+    def _queue(self, buffers: Sequence[Buffer | FileSlice], sent: int) -> None:
         pending = self._pending
         if pending is None:
             pending = self._pending = deque()
-        was_empty = not pending
         for buffer in buffers:
             if sent >= len(buffer):
                 sent -= len(buffer)
                 continue
-            rest = memoryview(buffer)[sent:]
+            rest = buffer[sent:] if isinstance(buffer, FileSlice) else memoryview(buffer)[sent:]
             sent = 0
             pending.append(rest)
             self._pending_bytes += len(rest)
-        if was_empty and pending:
-            self._loop.add_writer(self._fd, self._on_writable)
 
     def _on_writable(self) -> None:
+        if self._send_pending(self._lose) and not self._pending:
+            self._all_sent()
+
+    def _send_pending(self, fail: Callable[[OSError], None]) -> bool:
+        """Send what the socket takes of what is pending; False: it failed, and `fail` was told."""
         pending = self._pending
         assert pending
-        try:
-            sent = self._sock.sendmsg([pending[at] for at in range(min(len(pending), _BUFFERS_PER_SEND))])
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lose(error)
-            return
-        self._pending_bytes -= sent
-        if self._closing:
-            self._expect_progress()
-        while pending and sent >= len(pending[0]):
-            sent -= len(pending.popleft())
-        if pending:
+        for _ in range(_SENDS_PER_TURN):
+            try:
+                due, sent = self._send_some(pending)
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as error:
+                fail(error)
+                return False
+            self._pending_bytes -= sent
+            if self._closing:
+                self._expect_progress()
+            full = sent < due
+            while pending and sent >= len(pending[0]):
+                sent -= len(pending.popleft())
+            if not pending:
+                return True
             pending[0] = pending[0][sent:]
-        else:
-            self._all_sent()
+            if full:
+                return True
+        return True
+
+    def _send_some(self, pending: deque[memoryview | FileSlice]) -> tuple[int, int]:
+        """Offer the socket the slice of a file that is first, or all buffers before the next slice; what it took."""
+        first = pending[0]
+        if isinstance(first, FileSlice):
+            return len(first), first.send(self._sock)
+        buffers: list[memoryview] = []
+        flags = 0
+        for buffer in itertools.islice(pending, _BUFFERS_PER_SEND):
+            if isinstance(buffer, FileSlice):
+                flags = _MORE
+                break
+            buffers.append(buffer)
+        return sum(map(len, buffers)), self._sock.sendmsg(buffers, (), flags)
 
     def _all_sent(self) -> None:
         self._pending = None

@@ -27,6 +27,7 @@ from msgspec import Struct, field
 from kernel.api import Buffer, Principal
 from kernel.errors import Code, UsageError
 from kernel.limits import Limits
+from kernel.slices import FileSlice
 
 
 class Stream:
@@ -277,6 +278,15 @@ class Session(ABC):
     @abstractmethod
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
         """Queue a part of one message whose whole length is `message_bytes`; no other message may come between."""
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether `send_slice` can be called; where not, the file has to be read and sent in pieces."""
+        return False
+
+    def send_slice(self, stream: Stream, part: FileSlice) -> None:
+        """Queue one message whose bytes are in a file. `data_to_send` gives out slices among its buffers then."""
+        raise AssertionError("send_slice() where takes_files is off")
 
     @abstractmethod
     def consumed(self, stream: Stream, nbytes: int) -> None:

@@ -2,7 +2,8 @@
 
 Messages are queued as they are; frames are made only when the link asks (`take`), so a ping overtakes what waits here.
 A run of messages that fit is packed by the engine in one call. A message longer than a frame is cut into frames whose
-payloads are views of it: it is never copied here.
+payloads are views of it: it is never copied here. Nor is a slice of a file: it goes to the connection as it is, behind
+its header (only where payloads have no checksums: nobody here reads it).
 
 Credit (docs/protocol.md): a DATA frame costs its payload and its header, so that empty messages are not free; a message
 counts as much in `Stream.outgoing_bytes`. A stream with something to send is in `_ready`, or waits for credit: its own
@@ -15,6 +16,7 @@ receiver puts together do not count: only a service that takes pieces wants them
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +28,14 @@ from kernel.framing import knl
 from kernel.framing.interface import Engine
 from kernel.session.base import Event, Stream, Writable, rest_after_piece
 from kernel.session.handshake import Hello
+from kernel.slices import FileSlice
 
 # From this size on a payload goes by reference behind its header; below, a copy is cheaper than one more buffer.
 _REFERENCE_BYTES_MIN = 8192
 # Streams that compete take turns of about this size.
 _TURN_BYTES = 64 * 1024
 _LENGTH_BYTES = 8
+_HEAD = struct.Struct(">BBHII")
 _RESET_OK = Code.OK.to_bytes(2, "big")
 # Every receiver takes frames of this size, whatever it announces.
 CONTROL_BYTES_MAX = 1024
@@ -41,7 +45,7 @@ CONTROL_BYTES_MAX = 1024
 class _Part:
     """A message, or a piece of one, that is sent as several frames; `view` is what is left of it."""
 
-    view: memoryview
+    view: memoryview | FileSlice
     begin_bytes: int | None
     more: bool
 
@@ -112,6 +116,11 @@ class Outbox:
             self._control.append(frame)
             self.control_bytes += len(frame)
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether `file` can be called: no payload is to be checksummed."""
+        return not self._flags & knl.CHECKSUM
+
     def raw(self, data: bytes) -> None:
         """Queue bytes that are no frame: the preface."""
         self._control.append(data)
@@ -130,6 +139,13 @@ class Outbox:
         stream.outgoing_bytes += total_bytes + knl.HEADER_BYTES * len(messages)
         if longest_bytes > self._frame_bytes_max:
             stream.state.send.plain = False
+        self._wake(stream)
+
+    def file(self, stream: Stream, part: FileSlice) -> None:
+        """Queue a message whose bytes are in a file."""
+        stream.outgoing.append(part)
+        stream.outgoing_bytes += knl.HEADER_BYTES + len(part)
+        stream.state.send.plain = False
         self._wake(stream)
 
     def piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
@@ -242,7 +258,10 @@ class Outbox:
             cost = knl.HEADER_BYTES + len(message)
             stream.outgoing_bytes -= cost
             spent += cost
-            if len(message) < _REFERENCE_BYTES_MIN:
+            if isinstance(message, FileSlice):
+                self._flush_small(stream, small, buffers)
+                self._add_file(self._flags, stream.channel, b"", message, buffers)
+            elif len(message) < _REFERENCE_BYTES_MIN:
                 small.append(message)
             else:
                 self._flush_small(stream, small, buffers)
@@ -258,7 +277,8 @@ class Outbox:
             if isinstance(head, _Part):
                 state.cut = head
             elif len(head) > self._frame_bytes_max:
-                state.cut = _Part(memoryview(head).cast("B"), len(head), more=False)
+                view = head if isinstance(head, FileSlice) else memoryview(head).cast("B")
+                state.cut = _Part(view, len(head), more=False)
             else:
                 return None
             nbytes = self._counted_bytes(head)
@@ -317,13 +337,20 @@ class Outbox:
             stream.state.send.cut = None
             if not part.more:
                 self._end_long(stream.state.send)
-        if prefix:
+        if isinstance(payload, FileSlice):
+            self._add_file(flags, stream.channel, prefix, payload, buffers)
+        elif prefix:
             buffers.append(
                 self._engine.encode_knl(knl.DATA, flags, stream.channel, [prefix + payload], self._frame_bytes_max)
             )
         else:
             buffers += (self._engine.knl_header(knl.DATA, flags, stream.channel, payload), payload)
         return knl.HEADER_BYTES + len(prefix) + len(payload)
+
+    def _add_file(self, flags: int, channel: int, prefix: bytes, part: FileSlice, buffers: list[Any]) -> None:
+        """A frame most of whose payload nobody here will see: its header, and what is in the file."""
+        head = _HEAD.pack(knl.VERSION, knl.DATA, flags, channel, len(prefix) + len(part))
+        buffers += (head + self._engine.crc32(head).to_bytes(4, "big") + prefix, part)
 
     def _flush_small(self, stream: Stream, small: list[Buffer], buffers: list[Buffer]) -> None:
         if small:

@@ -44,6 +44,7 @@ from kernel.session.handshake import (
 from kernel.session.inbox import Inbox, ReceiveState, StreamFault
 from kernel.session.outbox import CONTROL_BYTES_MAX, Outbox, SendState
 from kernel.session.preface import PREFACE
+from kernel.slices import FileSlice
 
 SERVICE_BYTES_MAX = 255
 PING_BYTES_MAX = 64
@@ -475,6 +476,14 @@ class StreamSession(Session):
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
         if self._is_sendable(stream, inside_message=True):
             self._outbox.piece(stream, piece, message_bytes, last)
+
+    @property
+    def takes_files(self) -> bool:
+        return self._outbox.takes_files
+
+    def send_slice(self, stream: Stream, part: FileSlice) -> None:
+        if self._is_sendable(stream):
+            self._outbox.file(stream, part)
 
     def finish(self, stream: Stream) -> None:
         if stream.local_open and not stream.state.send.fin_due and self._is_sendable(stream):

@@ -9,7 +9,7 @@ static int bridge_exec(PyObject *module)
     if (state->errors == NULL || state->release == NULL)
         return -1;
     if (bridge_add_landing(module) < 0 || bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 ||
-        bridge_add_messages(module) < 0 || bridge_add_lanes(module) < 0)
+        bridge_add_messages(module) < 0 || bridge_add_lanes(module) < 0 || bridge_add_accounts(module) < 0)
         return -1;
     return 0;
 }
@@ -24,6 +24,7 @@ static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->assembler_type);
     Py_VISIT(state->reassembly_type);
     Py_VISIT(state->lane_type);
+    Py_VISIT(state->account_type);
     Py_VISIT(state->layout);
     return 0;
 }
@@ -38,6 +39,7 @@ static int bridge_clear(PyObject *module)
     Py_CLEAR(state->assembler_type);
     Py_CLEAR(state->reassembly_type);
     Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->account_type);
     Py_CLEAR(state->layout);
     return 0;
 }

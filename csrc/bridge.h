@@ -20,6 +20,7 @@ typedef struct bridge_state {
     PyTypeObject *assembler_type;
     PyTypeObject *reassembly_type;
     PyTypeObject *lane_type;
+    PyTypeObject *account_type;
     PyObject *layout; /* the Length that was used last to encode, and what it says: */
     kf_length compiled;
     uint64_t body_min;   /* the bodies that it can carry: body_min bytes, */
@@ -75,11 +76,24 @@ PyObject *bridge_decoder_filled(PyObject *decoder, size_t nbytes);
 PyObject *bridge_decoder_feed(PyObject *decoder, const uint8_t *data, size_t size);
 bool bridge_decoder_failed(PyObject *decoder);
 
+/* The numbers of a channel or a connection that its session and a lane share: kernel/session/account.py. */
+typedef struct bridge_account {
+    PyObject_HEAD long long receive_credit_bytes;
+    long long ungranted_bytes;
+    long long send_credit_bytes;
+    long long arriving_bytes;
+    long long arriving_rest_bytes;
+    long long sending_rest_bytes;
+} bridge_account;
+
+enum { BRIDGE_NOTHING = -1 };
+
 /* The rooms of the bridge, each adding its types or functions to the module. */
 int bridge_add_landing(PyObject *module);
 int bridge_add_decoders(PyObject *module);
 int bridge_add_encoders(PyObject *module);
 int bridge_add_messages(PyObject *module);
 int bridge_add_lanes(PyObject *module);
+int bridge_add_accounts(PyObject *module);
 
 #endif

@@ -48,3 +48,6 @@ ENGINE = Engine(
 
 make_lane = _bridge.lane
 """The short way between a socket and a service, for kernel/lane.py: what decodes and encodes there is this engine."""
+
+make_account = _bridge.account
+"""The numbers that a lane and its session share: see kernel/session/account.py."""

@@ -44,12 +44,13 @@ class Stream:
         held_bytes: cost of what was delivered and not yet `consumed`.
         user: the link's own object.
         state: the session's own object.
+        account: what the channel may send and be sent, where a protocol has credit.
         wants_writable: give one `Writable` when all that is queued has been taken.
     """
 
     __slots__ = (
-        "__weakref__", "accepted", "channel", "held_bytes", "local_open", "outgoing", "outgoing_bytes", "pieces",
-        "remote_open", "service", "state", "user", "wants_writable",
+        "__weakref__", "accepted", "account", "channel", "held_bytes", "local_open", "outgoing", "outgoing_bytes",
+        "pieces", "remote_open", "service", "state", "user", "wants_writable",
     )  # fmt: skip
 
     def __init__(self, channel: int, service: str, *, pieces: bool = False) -> None:
@@ -64,6 +65,7 @@ class Stream:
         self.held_bytes = 0
         self.user: Any = None
         self.state: Any = None
+        self.account: Any = None
         self.wants_writable = False
 
 

@@ -16,11 +16,13 @@ from kernel.errors import Code
 from kernel.framing import knl
 from kernel.framing.interface import Assembler, Engine
 from kernel.limits import Limits
+from kernel.session.account import NOTHING, Account
 from kernel.session.base import Fault, Finished, Messages, Piece, Stream
 from kernel.session.outbox import Outbox
 
 _CREDIT = struct.Struct(">I")
 _MESSAGE_BYTES = struct.Struct(">Q")
+_MESSAGE_BYTES_MAX = 2**63 - 1
 
 
 class StreamFault(Exception):
@@ -36,45 +38,35 @@ class ReceiveState:
     """What the inbox keeps for a stream.
 
     Attributes:
-        credit_bytes: what the peer may still send.
-        ungranted_bytes: consumed, and not yet announced to the peer.
         unread_bytes: cost of a long message's frames that wait until the service has consumed what it holds.
         held_long_bytes: long messages among what the service holds.
         early: runs of DATA that came before the service has said how it wants them: flags, payloads, cost.
-        message_bytes: length of the long message that is arriving, else None.
-        rest_bytes: what is missing of it.
-        assembler: where it is put together; None in pieces mode.
+        assembler: where the long message that is arriving is put together; None in pieces mode.
     """
 
-    __slots__ = (
-        "assembler", "credit_bytes", "early", "held_long_bytes", "message_bytes", "rest_bytes", "ungranted_bytes",
-        "unread_bytes",
-    )  # fmt: skip
+    __slots__ = ("assembler", "early", "held_long_bytes", "unread_bytes")
 
-    def __init__(self, credit_bytes: int) -> None:
-        self.credit_bytes = credit_bytes
-        self.ungranted_bytes = 0
+    def __init__(self) -> None:
         self.unread_bytes = 0
         self.held_long_bytes = 0
         self.early: deque[tuple[int, list[bytes], int]] = deque()
-        self.message_bytes: int | None = None
-        self.rest_bytes = 0
         self.assembler: Assembler | None = None
 
 
 class Inbox:
-    """The receiving half of a session; its events go where the outbox's go, its CREDIT frames into the outbox."""
+    """The receiving half of a session; its events go where the outbox's go, its CREDIT frames into the outbox.
 
-    __slots__ = (
-        "_assembly_bytes", "_credit_bytes", "_engine", "_held_long_bytes", "_limits", "_outbox", "_ungranted_bytes",
-    )  # fmt: skip
+    Args:
+        account: the connection's.
+    """
 
-    def __init__(self, limits: Limits, engine: Engine, outbox: Outbox) -> None:
+    __slots__ = ("_account", "_assembly_bytes", "_engine", "_held_long_bytes", "_limits", "_outbox")
+
+    def __init__(self, limits: Limits, engine: Engine, outbox: Outbox, account: Account) -> None:
         self._limits = limits
         self._engine = engine
         self._outbox = outbox
-        self._credit_bytes = limits.connection_credit_bytes
-        self._ungranted_bytes = 0
+        self._account = account
         self._assembly_bytes = 0
         self._held_long_bytes = 0
 
@@ -86,12 +78,13 @@ class Inbox:
         Raises:
             Fault: it is more than there is.
         """
-        state: ReceiveState = stream.state.receive
+        account = stream.account
         self._spend_connection(cost)
-        state.credit_bytes -= cost
-        if state.credit_bytes < 0:
+        account.receive_credit_bytes -= cost
+        if account.receive_credit_bytes < 0:
             raise Fault(
-                Code.FLOW_CONTROL, f"{-state.credit_bytes} bytes more than the credit of channel {stream.channel}"
+                Code.FLOW_CONTROL,
+                f"{-account.receive_credit_bytes} bytes more than the credit of channel {stream.channel}",
             )
 
     def receive(self, stream: Stream, flags: int, payloads: list[bytes], cost: int) -> None:
@@ -101,20 +94,18 @@ class Inbox:
             Fault: frames that make no message.
             StreamFault: a message that is too long for us.
         """
-        state: ReceiveState = stream.state.receive
         if not stream.remote_open:
             raise Fault(Code.PROTOCOL, f"DATA after FIN on channel {stream.channel}")
-        if state.message_bytes is None and not flags & (knl.BEGIN | knl.MORE):
+        if stream.account.arriving_bytes == NOTHING and not flags & (knl.BEGIN | knl.MORE):
             self._deliver(stream, payloads, cost)
         else:
             self._receive_long(stream, flags, payloads)
 
     def finish(self, stream: Stream, payloads: list[bytes]) -> None:
         """FIN, which costs nothing."""
-        state: ReceiveState = stream.state.receive
         if payloads != [b""]:
             raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} carries data or comes twice")
-        if not stream.remote_open or state.message_bytes is not None:
+        if not stream.remote_open or stream.account.arriving_bytes != NOTHING:
             raise Fault(Code.PROTOCOL, f"FIN on channel {stream.channel} comes twice, or inside a message")
         stream.remote_open = False
         self._outbox.events.append(Finished(stream))
@@ -125,9 +116,10 @@ class Inbox:
         self._grant_connection(cost)
 
     def _spend_connection(self, cost: int) -> None:
-        self._credit_bytes -= cost
-        if self._credit_bytes < 0:
-            raise Fault(Code.FLOW_CONTROL, f"{-self._credit_bytes} bytes more than the connection's credit")
+        account = self._account
+        account.receive_credit_bytes -= cost
+        if account.receive_credit_bytes < 0:
+            raise Fault(Code.FLOW_CONTROL, f"{-account.receive_credit_bytes} bytes more than the connection's credit")
 
     def _deliver(self, stream: Stream, messages: list[bytes], cost: int) -> None:
         stream.held_bytes += cost
@@ -137,9 +129,8 @@ class Inbox:
 
     def _receive_long(self, stream: Stream, flags: int, payloads: list[bytes]) -> None:
         """A run that continues or begins long messages, and may go on with short ones."""
-        state: ReceiveState = stream.state.receive
         for at, payload in enumerate(payloads):
-            if state.message_bytes is None and not flags & knl.BEGIN:
+            if stream.account.arriving_bytes == NOTHING and not flags & knl.BEGIN:
                 if flags & knl.MORE:
                     raise Fault(Code.PROTOCOL, f"a message on channel {stream.channel} continues that never began")
                 self._deliver(stream, payloads[at:], _cost(payloads[at:]))
@@ -155,17 +146,20 @@ class Inbox:
 
     def _begin(self, stream: Stream, payload: bytes) -> bytes:
         """Read a BEGIN frame's announcement; returns the rest of its payload."""
-        state: ReceiveState = stream.state.receive
-        if state.message_bytes is not None:
+        account = stream.account
+        if account.arriving_bytes != NOTHING:
             raise Fault(Code.PROTOCOL, f"a message on channel {stream.channel} begins inside another")
         if len(payload) < _MESSAGE_BYTES.size:
             raise Fault(Code.PROTOCOL, f"BEGIN on channel {stream.channel} without a length")
         message_bytes: int = _MESSAGE_BYTES.unpack_from(payload)[0]
+        if message_bytes > _MESSAGE_BYTES_MAX:
+            raise StreamFault(Code.MESSAGE_TOO_LARGE, f"a message of {message_bytes} bytes, nobody has so many")
         if not stream.pieces:
             self._check_length(message_bytes)
             self._assembly_bytes += message_bytes
+            state: ReceiveState = stream.state.receive
             state.assembler = self._engine.assembler(message_bytes, self._limits.message_bytes_max)
-        state.message_bytes = state.rest_bytes = message_bytes
+        account.arriving_bytes = account.arriving_rest_bytes = message_bytes
         return payload[_MESSAGE_BYTES.size :]
 
     def _check_length(self, message_bytes: int) -> None:
@@ -185,17 +179,17 @@ class Inbox:
     def _receive_part(self, stream: Stream, part: bytes, cost: int, *, last: bool) -> None:
         """Some bytes of the long message that is arriving."""
         state: ReceiveState = stream.state.receive
-        assert state.message_bytes is not None
-        message_bytes = state.message_bytes
-        state.rest_bytes -= len(part)
-        if state.rest_bytes < 0 or last != (state.rest_bytes == 0):
+        account = stream.account
+        message_bytes = account.arriving_bytes
+        account.arriving_rest_bytes -= len(part)
+        if account.arriving_rest_bytes < 0 or last != (account.arriving_rest_bytes == 0):
             raise Fault(
                 Code.PROTOCOL,
                 f"a message of {message_bytes} bytes on channel {stream.channel} ends with "
-                f"{state.rest_bytes} bytes missing",
+                f"{account.arriving_rest_bytes} bytes missing",
             )
         if last:
-            state.message_bytes = None
+            account.arriving_bytes = NOTHING
         if state.assembler is None:
             stream.held_bytes += cost
             self._outbox.events.append(Piece(stream, part, message_bytes, last, cost))
@@ -228,31 +222,33 @@ class Inbox:
     def forget(self, stream: Stream) -> None:
         """The stream is over: what it held of the connection is given back."""
         state: ReceiveState = stream.state.receive
-        if state.assembler is not None and state.message_bytes is not None:
-            self._assembly_bytes -= state.message_bytes
-        state.message_bytes = state.assembler = None
+        if state.assembler is not None and stream.account.arriving_bytes != NOTHING:
+            self._assembly_bytes -= stream.account.arriving_bytes
+        stream.account.arriving_bytes = NOTHING
+        state.assembler = None
         self._held_long_bytes -= state.held_long_bytes
         early_bytes = sum(cost for _, _, cost in state.early)
         state.early.clear()
         self._grant_connection(stream.held_bytes + state.unread_bytes + early_bytes)
 
     def _grant(self, stream: Stream, nbytes: int) -> None:
-        state: ReceiveState = stream.state.receive
-        state.ungranted_bytes += nbytes
-        if state.ungranted_bytes * 2 >= self._limits.channel_credit_bytes and stream.remote_open:
-            self._outbox.control(knl.CREDIT, stream.channel, _CREDIT.pack(state.ungranted_bytes))
-            state.credit_bytes += state.ungranted_bytes
-            state.ungranted_bytes = 0
+        account = stream.account
+        account.ungranted_bytes += nbytes
+        if account.ungranted_bytes * 2 >= self._limits.channel_credit_bytes and stream.remote_open:
+            self._outbox.control(knl.CREDIT, stream.channel, _CREDIT.pack(account.ungranted_bytes))
+            account.receive_credit_bytes += account.ungranted_bytes
+            account.ungranted_bytes = 0
         self._grant_connection(nbytes)
 
     def _grant_connection(self, nbytes: int) -> None:
-        self._ungranted_bytes += nbytes
-        if self._ungranted_bytes * 2 < self._limits.connection_credit_bytes:
+        account = self._account
+        account.ungranted_bytes += nbytes
+        if account.ungranted_bytes * 2 < self._limits.connection_credit_bytes:
             return
         if self._held_long_bytes <= self._limits.assembly_bytes_max:
-            self._outbox.control(knl.CREDIT, 0, _CREDIT.pack(self._ungranted_bytes))
-            self._credit_bytes += self._ungranted_bytes
-            self._ungranted_bytes = 0
+            self._outbox.control(knl.CREDIT, 0, _CREDIT.pack(account.ungranted_bytes))
+            account.receive_credit_bytes += account.ungranted_bytes
+            account.ungranted_bytes = 0
 
 
 def _cost(payloads: list[bytes]) -> int:

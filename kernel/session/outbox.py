@@ -26,6 +26,7 @@ from kernel.api import Buffer
 from kernel.errors import Code
 from kernel.framing import knl
 from kernel.framing.interface import Engine
+from kernel.session.account import NOTHING, Account
 from kernel.session.base import Event, Stream, Writable, rest_after_piece
 from kernel.session.handshake import Hello
 from kernel.slices import FileSlice
@@ -58,21 +59,22 @@ class SendState:
     message that is being sent counts among the unfinished ones.
     """
 
-    __slots__ = ("credit_bytes", "cut", "fin_due", "long_bytes", "piece_rest_bytes", "plain", "queued", "release_due")
+    __slots__ = ("cut", "fin_due", "long_bytes", "plain", "queued", "release_due")
 
-    def __init__(self, credit_bytes: int) -> None:
-        self.credit_bytes = credit_bytes
+    def __init__(self) -> None:
         self.cut: _Part | None = None
         self.fin_due = False
         self.release_due = False
         self.long_bytes = 0
-        self.piece_rest_bytes: int | None = None
         self.plain = True
         self.queued = False
 
 
 class Outbox:
     """The sending half of a session.
+
+    Args:
+        account: the connection's.
 
     Attributes:
         events: the session's list of what sending brings about.
@@ -81,8 +83,9 @@ class Outbox:
         control_bytes: control frames that wait.
     """
 
-    def __init__(self, engine: Engine, events: list[Event]) -> None:
+    def __init__(self, engine: Engine, events: list[Event], account: Account) -> None:
         self.events = events
+        self._account = account
         self.over: list[Stream] = []
         self.has_more = False
         self._engine = engine
@@ -92,7 +95,6 @@ class Outbox:
         self._ready: deque[Stream] = deque()
         self._starved: deque[Stream] = deque()
         self._crowded: deque[Stream] = deque()
-        self._credit_bytes = 0
         self._frame_bytes_max = 0
         self._message_bytes_max = 0
         self._assembly_bytes_max = 0
@@ -102,7 +104,7 @@ class Outbox:
     def configure(self, peer: Hello, frame_bytes_max: int, *, checksums: bool) -> None:
         """What the peer takes; `frame_bytes_max` is what both sides allow."""
         self._frame_bytes_max = frame_bytes_max
-        self._credit_bytes = peer.connection_credit_bytes
+        self._account.send_credit_bytes = peer.connection_credit_bytes
         self._message_bytes_max = peer.message_bytes_max
         self._assembly_bytes_max = peer.assembly_bytes_max
         self._flags = knl.CHECKSUM if checksums else 0
@@ -155,12 +157,13 @@ class Outbox:
             UsageError: the pieces do not add up to `message_bytes`.
         """
         state: SendState = stream.state.send
-        begin = state.piece_rest_bytes is None
-        rest = rest_after_piece(state.piece_rest_bytes, len(piece), message_bytes, last)
+        account = stream.account
+        begin = account.sending_rest_bytes == NOTHING
+        rest = rest_after_piece(None if begin else account.sending_rest_bytes, len(piece), message_bytes, last)
         if begin and last and message_bytes <= self._frame_bytes_max:
             self.message(stream, piece)
             return
-        state.piece_rest_bytes = None if last else rest
+        account.sending_rest_bytes = NOTHING if last else rest
         state.plain = False
         stream.outgoing.append(_Part(memoryview(piece).cast("B"), message_bytes if begin else None, not last))
         stream.outgoing_bytes += knl.HEADER_BYTES + len(piece)
@@ -192,15 +195,16 @@ class Outbox:
     def credit(self, stream: Stream | None, nbytes: int) -> int:
         """The peer can take more: on the stream, or on the connection (None). Returns the new credit."""
         if stream is None:
-            self._credit_bytes += nbytes
+            self._account.send_credit_bytes += nbytes
             self._ready.extendleft(reversed(self._starved))  # they have waited longest
             self._starved.clear()
-            return self._credit_bytes
+            return self._account.send_credit_bytes
         state: SendState = stream.state.send
-        state.credit_bytes += nbytes
+        account: Account = stream.account
+        account.send_credit_bytes += nbytes
         if stream.outgoing or state.cut or state.fin_due:
             self._wake(stream)
-        return state.credit_bytes
+        return account.send_credit_bytes
 
     def _wake(self, stream: Stream) -> None:
         if not stream.state.send.queued:
@@ -225,7 +229,8 @@ class Outbox:
 
     def _take_turn(self, stream: Stream, bytes_max: int, buffers: list[Buffer]) -> int:
         state: SendState = stream.state.send
-        credit = min(state.credit_bytes, self._credit_bytes)
+        account, connection = stream.account, self._account
+        credit = min(account.send_credit_bytes, connection.send_credit_bytes)
         cost = stream.outgoing_bytes
         if state.plain and cost <= credit and cost <= bytes_max:
             if cost:
@@ -233,8 +238,8 @@ class Outbox:
                 stream.outgoing.clear()
         else:
             cost = self._take_some(stream, bytes_max, credit, buffers)
-        state.credit_bytes -= cost
-        self._credit_bytes -= cost
+        account.send_credit_bytes -= cost
+        connection.send_credit_bytes -= cost
         state.queued = False
         if stream.outgoing or state.cut:
             self._wait(stream)
@@ -364,10 +369,10 @@ class Outbox:
         """Something is left: line up for the next turn, or wait for whichever credit is short."""
         state: SendState = stream.state.send
         cost = self._next_cost(stream)
-        if state.credit_bytes < cost:
+        if stream.account.send_credit_bytes < cost:
             return
         state.queued = True
-        if self._credit_bytes < cost:
+        if self._account.send_credit_bytes < cost:
             self._starved.append(stream)
         else:
             (self._crowded if self._is_crowded(stream) else self._ready).append(stream)

@@ -19,7 +19,8 @@ from kernel.framing import Knl, engine, knl
 from kernel.framing.errors import DecodeError, ErrorCode
 from kernel.framing.interface import Run
 from kernel.limits import Limits
-from kernel.session import fields
+from kernel.session import fields, reasons
+from kernel.session.account import NOTHING, account_maker
 from kernel.session.base import (
     Closed,
     Ended,
@@ -36,7 +37,6 @@ from kernel.session.base import (
 from kernel.session.handshake import (
     CREDIT_BYTES_MAX,
     NO_MECHANISM,
-    REASON_BYTES_MAX,
     Authenticator,
     Handshake,
     Hello,
@@ -51,7 +51,6 @@ PING_BYTES_MAX = 64
 CHANNEL_MAX = 2**32 - 1
 
 _OPEN_SERVICE = 1
-_CODE = struct.Struct(">H")
 _CREDIT = struct.Struct(">I")
 _GOAWAY = struct.Struct(">HI")
 # A CREDIT of at least this much, or of half a window, answers as much data of ours: it counts as no control frame.
@@ -69,9 +68,9 @@ class _State:
 
     __slots__ = ("receive", "send")
 
-    def __init__(self, receive_credit_bytes: int, send_credit_bytes: int) -> None:
-        self.receive = ReceiveState(receive_credit_bytes)
-        self.send = SendState(send_credit_bytes)
+    def __init__(self) -> None:
+        self.receive = ReceiveState()
+        self.send = SendState()
 
 
 class StreamSession(Session):
@@ -87,8 +86,8 @@ class StreamSession(Session):
 
     __slots__ = (
         "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_free_credit_bytes", "_going_away",
-        "_handshake", "_heard", "_heard_at", "_inbox", "_next_channel", "_outbox", "_peer", "_peer_channel_last",
-        "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at",
+        "_handshake", "_heard", "_heard_at", "_inbox", "_make_account", "_next_channel", "_outbox", "_peer",
+        "_peer_channel_last", "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at", "account",
     )  # fmt: skip
 
     def __init__(
@@ -112,8 +111,10 @@ class StreamSession(Session):
             limits=limits,
         )
         self._peer: Hello | None = None
-        self._outbox = Outbox(self._engine, self.events)
-        self._inbox = Inbox(limits, self._engine, self._outbox)
+        self._make_account = account_maker(self._engine)
+        self.account = self._make_account(limits.connection_credit_bytes, 0)
+        self._outbox = Outbox(self._engine, self.events, self.account)
+        self._inbox = Inbox(limits, self._engine, self._outbox, self.account)
         self._streams: dict[int, Stream] = {}
         self._next_channel = 1 if client else 2
         self._peer_channel_last = 0
@@ -170,7 +171,7 @@ class StreamSession(Session):
         if code is Code.OK:
             self.go_away(code, reason)
         else:
-            self._outbox.control(knl.ERROR, 0, _CODE.pack(code) + _reason(reason))
+            self._outbox.control(knl.ERROR, 0, reasons.pack_code(code, reason))
         self._end(code, reason, by_peer=False)
 
     def received_eof(self) -> list[Event]:
@@ -185,7 +186,7 @@ class StreamSession(Session):
         return self.take_events()
 
     def _fail(self, fault: Fault) -> None:
-        self._outbox.control(knl.ERROR, 0, _CODE.pack(fault.code) + _reason(fault.reason))
+        self._outbox.control(knl.ERROR, 0, reasons.pack_code(fault.code, fault.reason))
         self._end(fault.code, fault.detail, by_peer=True)
 
     def _end(self, code: Code, reason: str, *, by_peer: bool) -> None:
@@ -371,7 +372,7 @@ class StreamSession(Session):
             self.events.append(Opened(stream))
 
     def _on_reset(self, channel: int, payload: bytes) -> None:
-        code, reason = _read_code(payload)
+        code, reason = reasons.unpack_code(payload)
         stream = self._streams.get(channel)
         if stream is None:
             self._check_late(channel)
@@ -406,13 +407,13 @@ class StreamSession(Session):
         code, last = _GOAWAY.unpack_from(payload)
         reason = fields.printable(payload[_GOAWAY.size :])
         self._peer_going_away = True
-        self.events.append(GoingAway(_code(code), reason))
+        self.events.append(GoingAway(reasons.code_of(code), reason))
         for stream in self.streams:
             if stream.channel > last and not self._is_peers(stream.channel):
                 self._over(stream, Code.SHUTTING_DOWN, reason)
 
     def _on_error(self, _channel: int, payload: bytes) -> None:
-        code, reason = _read_code(payload)
+        code, reason = reasons.unpack_code(payload)
         self._end(code or Code.INTERNAL, reason, by_peer=True)
 
     def _on_info(self, _channel: int, _payload: bytes) -> None:
@@ -492,7 +493,7 @@ class StreamSession(Session):
     def release(self, stream: Stream) -> None:
         if stream.channel not in self._streams:
             return
-        if stream.state.send.piece_rest_bytes is not None:
+        if stream.account.sending_rest_bytes != NOTHING:
             self.reset(stream, Code.CANCELLED, "the last message was not sent to its end")
         elif stream.local_open:
             self._outbox.finish(stream, release=True)
@@ -502,7 +503,7 @@ class StreamSession(Session):
     def reset(self, stream: Stream, code: Code, reason: str) -> None:
         if stream.channel not in self._streams:
             return
-        self._outbox.control(knl.RESET, stream.channel, _CODE.pack(code) + _reason(reason))
+        self._outbox.control(knl.RESET, stream.channel, reasons.pack_code(code, reason))
         self._over(stream, code, reason)
 
     def ping(self, payload: bytes) -> None:
@@ -513,7 +514,7 @@ class StreamSession(Session):
     def go_away(self, code: Code, reason: str) -> None:
         if not self._going_away and not self._ended:
             self._going_away = True
-            self._outbox.control(knl.GOAWAY, 0, _GOAWAY.pack(code, self._peer_channel_last) + _reason(reason))
+            self._outbox.control(knl.GOAWAY, 0, _GOAWAY.pack(code, self._peer_channel_last) + reasons.pack(reason))
 
     def data_to_send(self, bytes_max: int) -> list[Buffer]:
         outbox = self._outbox
@@ -530,14 +531,16 @@ class StreamSession(Session):
             return False
         if not stream.local_open or send.fin_due:
             raise ChannelClosed(Code.CANCELLED, "this side has finished the channel")
-        if not inside_message and send.piece_rest_bytes is not None:
-            raise UsageError(f"a message is being sent in pieces: {send.piece_rest_bytes} bytes of it are missing")
+        rest_bytes = stream.account.sending_rest_bytes
+        if not inside_message and rest_bytes != NOTHING:
+            raise UsageError(f"a message is being sent in pieces: {rest_bytes} bytes of it are missing")
         return True
 
     def _add_stream(self, channel: int, service: str) -> Stream:
         assert self._peer is not None
         stream = self._streams[channel] = Stream(channel, service)
-        stream.state = _State(self.limits.channel_credit_bytes, self._peer.channel_credit_bytes)
+        stream.account = self._make_account(self.limits.channel_credit_bytes, self._peer.channel_credit_bytes)
+        stream.state = _State()
         return stream
 
     def _over(self, stream: Stream, code: Code, reason: str) -> None:
@@ -551,7 +554,7 @@ class StreamSession(Session):
 
 def farewell(code: Code, reason: str) -> bytes:
     """What a server says to a client for which it makes no session: it is full."""
-    payload = _CODE.pack(code) + _reason(reason)
+    payload = reasons.pack_code(code, reason)
     return PREFACE + engine().encode_knl(knl.ERROR, knl.CHECKSUM, 0, [payload])
 
 
@@ -574,22 +577,3 @@ _HANDSHAKE_TYPES = {knl.HELLO, knl.AUTH, knl.GOAWAY, knl.ERROR, knl.INFO}
 
 def _framing_fault(error: DecodeError) -> Fault:
     return Fault(_FRAMING_CODES.get(error.code, Code.PROTOCOL), str(error))
-
-
-def _reason(text: str) -> bytes:
-    """Text for the wire, cut between two characters."""
-    return text.encode("utf-8", "backslashreplace")[:REASON_BYTES_MAX].decode("utf-8", "ignore").encode()
-
-
-def _read_code(payload: bytes) -> tuple[Code, str]:
-    if len(payload) < _CODE.size:
-        raise Fault(Code.PROTOCOL, f"a code of {len(payload)} bytes")
-    return _code(_CODE.unpack_from(payload)[0]), fields.printable(payload[_CODE.size :][:REASON_BYTES_MAX])
-
-
-def _code(number: int) -> Code:
-    """A code from the peer; one that only later versions know means something internal to us."""
-    try:
-        return Code(number)
-    except ValueError:
-        return Code.INTERNAL

@@ -285,8 +285,8 @@ class Interleavings(RuleBasedStateMachine):
             assert isinstance(sender, StreamSession)
             assert isinstance(receiver, StreamSession)
             window = receiver.limits.connection_credit_bytes
-            assert sender._outbox._credit_bytes + receiver._inbox._ungranted_bytes == window
-            assert receiver._inbox._credit_bytes + receiver._inbox._ungranted_bytes == window
+            assert sender.account.send_credit_bytes + receiver.account.ungranted_bytes == window
+            assert receiver.account.receive_credit_bytes + receiver.account.ungranted_bytes == window
             assert receiver._inbox._assembly_bytes == receiver._inbox._held_long_bytes == 0
             assert sender._outbox._long_bytes == 0
             outbox = sender._outbox

@@ -27,10 +27,10 @@ def windows(pair: Pair) -> dict[str, int]:
     """What the connection's windows hold when all is consumed: the credit, and what is not worth a CREDIT frame yet."""
     client, server = pair.client.session, pair.server.session
     return {
-        "client sends": client._outbox._credit_bytes + server._inbox._ungranted_bytes,
-        "server grants": server._inbox._credit_bytes + server._inbox._ungranted_bytes,
-        "server sends": server._outbox._credit_bytes + client._inbox._ungranted_bytes,
-        "client grants": client._inbox._credit_bytes + client._inbox._ungranted_bytes,
+        "client sends": client.account.send_credit_bytes + server.account.ungranted_bytes,
+        "server grants": server.account.receive_credit_bytes + server.account.ungranted_bytes,
+        "server sends": server.account.send_credit_bytes + client.account.ungranted_bytes,
+        "client grants": client.account.receive_credit_bytes + client.account.ungranted_bytes,
     }
 
 

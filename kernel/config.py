@@ -27,10 +27,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from kernel import pins
 from kernel.errors import OptionError, UsageError
 from kernel.limits import Limits
 from kernel.logs import Format, Level
 from kernel.options import parse, unknown
+from kernel.registry import Policy
 
 Loop = Literal["auto", "asyncio", "uvloop"]
 
@@ -46,7 +48,7 @@ class Settings:
         loop: the event loop; auto: uvloop where it is installed.
         log_level, log_format: see `kernel.logs`.
         strict_plugins: a broken plugin ends the start, in place of being left out.
-        plugins_allowed, plugins_denied: see `kernel.registry.Policy`.
+        plugins_allowed, plugins_denied, plugins_pinned: see `kernel.registry.Policy`.
         secret_file, secret_fd: where the keys of `auth=hmac` are; see `kernel.credentials` for the other sources.
         allow_insecure_network: listeners may be open to the network without authentication or encryption.
         policy: for each pattern of principals the services that they may open; None: no table. See `AccessPolicy`.
@@ -62,15 +64,22 @@ class Settings:
     strict_plugins: bool = False
     plugins_allowed: tuple[str, ...] = ()
     plugins_denied: tuple[str, ...] = ()
+    plugins_pinned: tuple[str, ...] = ()
     secret_file: str = ""
     secret_fd: int | None = None
     allow_insecure_network: bool = False
     policy: Mapping[str, tuple[str, ...]] | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
 
+    @property
+    def plugins_policy(self) -> Policy:
+        """Which plugins may be used."""
+        pinned = tuple(pin for pin in map(pins.parse, self.plugins_pinned) if pin is not None)
+        return Policy(self.plugins_allowed, self.plugins_denied, pinned)
+
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Settings))
-_LISTS = ("plugin", "listen", "plugins_allowed", "plugins_denied")
+_LISTS = ("plugin", "listen", "plugins_allowed", "plugins_denied", "plugins_pinned")
 
 
 class Layer(NamedTuple):
@@ -163,6 +172,11 @@ def _texts(name: str, value: object, source: str) -> Iterator[str]:
         raise OptionError(f"{source}: '{name}' is a list: write {name} = [\"...\"]")
     for item in value:
         if isinstance(item, str):
+            if name == "plugins_pinned" and pins.parse(item) is None:
+                raise OptionError(
+                    f"{source}: '{name}' holds '{item}', which is no pin: "
+                    "write DISTRIBUTION=sha256:HASH, as `kernel plugins info NAME` shows it"
+                )
             yield item
         elif isinstance(item, Mapping) and name in ("plugin", "listen"):
             yield _with_options(item, "name" if name == "plugin" else "endpoint", f"{source}: [[{name}]]")

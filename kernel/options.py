@@ -135,13 +135,28 @@ def describe(options_type: type) -> list[OptionField]:
 
 def _describe_field(field: dataclasses.Field[Any], hint: Any) -> OptionField:
     metas = [m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Meta)]
-    plain = hint.__origin__ if metas else hint
-    if typing.get_origin(plain) is typing.Literal:
-        type_text = "|".join(str(value) for value in typing.get_args(plain))
-    else:
-        type_text = plain.__name__ if isinstance(plain, type) else str(plain).replace("typing.", "")
     bounds = [f"{sign}{bound}" for m in metas for sign, bound in ((">=", m.ge), ("<=", m.le)) if bound is not None]
     required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    default = "required" if required else str(field.default)
-    help_text = " ".join(m.description for m in metas if m.description)
-    return OptionField(field.name, " ".join([type_text, *bounds]), default, help_text)
+    default = "required" if required else _default_text(field.default)
+    help_text = " ".join(m.description for m in metas if m.description) or str(field.metadata.get("help", ""))
+    return OptionField(field.name, " ".join([_type_text(hint), *bounds]), default, help_text)
+
+
+def _type_text(hint: Any) -> str:
+    """A type as a person writes a value of it: `int`, `a|b`; that it may be left out is said by its default."""
+    if hasattr(hint, "__metadata__"):
+        return _type_text(hint.__origin__)
+    if typing.get_origin(hint) is typing.Literal:
+        return "|".join(str(value) for value in typing.get_args(hint))
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if parts and not isinstance(hint, type):
+        return " or ".join(map(_type_text, parts))
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _default_text(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, str) and not default.isprintable():
+        return repr(default)[1:-1]
+    return "" if default in (None, dataclasses.MISSING) else str(default)

@@ -5,7 +5,8 @@ are read where the distributions lie (`importlib.metadata` reads the same, and c
 that is asked for by name is imported, and it is checked before anybody sees it. What is wrong with one plugin is said
 in one line that names its distribution, and never concerns another plugin.
 
-Invariants: two plugins of one name are never chosen between, both are refused; what the policy denies is not imported.
+Invariants: two plugins of one name are never chosen between, both are refused; what the policy denies is not imported,
+nor is what differs from its pin.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kernel.errors import BrokenPlugin, PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from kernel.pins import Pin
 
 TRANSPORTS = "kernel.transports"
 LAYERS = "kernel.layers"
@@ -73,11 +77,12 @@ class Policy(NamedTuple):
     """Which plugins may be used.
 
     An entry is `NAME`, `NAME@DISTRIBUTION` or `@DISTRIBUTION`. What is denied is never used; when anything is allowed
-    explicitly, the rest is denied.
+    explicitly, the rest is denied. A distribution that is pinned is used only as it was when it was (`kernel.pins`).
     """
 
     allowed: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
+    pinned: tuple[Pin, ...] = ()
 
     def permits(self, plugin: Plugin) -> bool:
         """Whether the plugin may be imported."""
@@ -109,7 +114,7 @@ class Registry:
         """The one plugin of that name; imports nothing.
 
         Raises:
-            PluginError: there is none, the policy denies it, or two distributions bring one.
+            PluginError: there is none, the policy denies it, two distributions bring one, or it differs from its pin.
         """
         named = [plugin for plugin in self.listing(group) if plugin.name == name]
         if not named:
@@ -119,6 +124,8 @@ class Registry:
             raise PluginError(_refused(named[0], self.policy))
         if len(permitted) > 1:
             raise PluginError(_ambiguous(permitted))
+        if self.policy.pinned:
+            _check_pin(permitted[0], self.policy.pinned)
         return permitted[0]
 
     def load(self, group: str, name: str) -> Any:
@@ -218,6 +225,17 @@ def _refused(plugin: Plugin, policy: Policy) -> str:
     denied = not Policy(denied=policy.denied).permits(plugin)
     remedy = "plugins_denied names it" if denied else f"add '{plugin.name}' to plugins_allowed"
     return f"the {plugin.kind} '{plugin.name}' of {plugin.origin} is not allowed here: {remedy}"
+
+
+def _check_pin(plugin: Plugin, pinned: tuple[Pin, ...]) -> None:
+    from kernel import pins
+
+    fault = pins.fault(plugin, pinned)
+    if fault:
+        raise PluginError(
+            f"the {plugin.kind} '{plugin.name}' of {plugin.origin} is not used: {fault}: look at what has changed, "
+            f"then put the pin that `kernel plugins info {plugin.name}` shows into plugins_pinned"
+        )
 
 
 # --- reading what is installed -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`kernel plugins`: what is installed, without importing any of it."""
+"""`kernel plugins`: what is installed, what a plugin says of itself, whether it keeps its promises, and a new one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import click
 
 from kernel import config
 from kernel.cli.output import print_json, print_table
-from kernel.registry import Policy, Registry
+from kernel.errors import PluginError, UsageError, did_you_mean
+from kernel.registry import Plugin, Registry
+
+KINDS = ("transport", "layer", "service", "framing", "command")
 
 
 @click.group()
 def plugins() -> None:
-    """Show which plugins are installed.
+    """Look at plugins, check them, begin one of your own.
 
     \b
     Examples:
       kernel plugins list
-      kernel plugins list --json
+      kernel plugins info echo
     """
 
 
@@ -30,8 +33,7 @@ def list_(as_json: bool) -> None:
       kernel plugins list
       kernel plugins list --json | jq -r '.[].name'
     """
-    settings = config.load({})
-    registry = Registry(Policy(settings.plugins_allowed, settings.plugins_denied))
+    registry = _registry()
     found = [(plugin, registry.verdict(plugin)) for plugin in registry.listing()]
     if as_json:
         print_json(
@@ -51,3 +53,50 @@ def list_(as_json: bool) -> None:
         return
     rows = [(p.kind, p.name, p.distribution, p.version, refused) for p, refused in found]
     print_table(("KIND", "NAME", "DISTRIBUTION", "VERSION", "REFUSED"), rows)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(KINDS), help="Of several plugins of one name, only this kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects for programs.")
+def info(name: str, kind: str | None, as_json: bool) -> int:
+    """Show what the plugins called NAME are and take: options, defaults, needs, where they come from.
+
+    \b
+    Examples:
+      kernel plugins info tcp
+      kernel plugins info echo --kind service --json
+
+    They are imported for it, unless the configuration denies them. The exit code is 1 when one cannot be used.
+    """
+    from kernel.cli import plugin_info
+
+    registry = _registry()
+    found = [plugin_info.facts(plugin, registry) for plugin in named(registry, name, kind)]
+    if as_json:
+        print_json(found)
+    else:
+        click.echo("\n\n".join(map(plugin_info.text, found)))
+    return 1 if any(facts["refused"] for facts in found) else 0
+
+
+def named(registry: Registry, name: str, kind: str | None) -> list[Plugin]:
+    """The plugins of a name, of one kind or of all.
+
+    Raises:
+        PluginError: there is none.
+    """
+    if not name:
+        raise UsageError("NAME is empty: `kernel plugins list` shows the names")
+    installed = [plugin for plugin in registry.listing() if kind in (None, plugin.kind)]
+    found = [plugin for plugin in installed if plugin.name == name]
+    if not found:
+        meant = did_you_mean(name, {plugin.name for plugin in installed})
+        raise PluginError(
+            f"there is no {kind or 'plugin'} '{name}': {meant or '`kernel plugins list` shows what is installed'}"
+        )
+    return found
+
+
+def _registry() -> Registry:
+    return Registry(config.load({}).plugins_policy)

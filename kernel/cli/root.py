@@ -34,7 +34,7 @@ class Own(NamedTuple):
 OWN = {
     "bench": Own("kernel.cli.bench", "bench", "Measure on this machine."),
     "keys": Own("kernel.cli.keys", "keys", "Make and look at shared keys."),
-    "plugins": Own("kernel.cli.plugins", "plugins", "Show which plugins are installed."),
+    "plugins": Own("kernel.cli.plugins", "plugins", "Look at plugins, check them, begin one of your own."),
     "serve": Own("kernel.cli.serve", "serve", "Serve plugins over any transports."),
 }
 
@@ -57,9 +57,16 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(import_module(own.module), own.attribute)
             return command
         if cmd_name in self.list_commands(ctx):
-            loaded: click.Command = self.registry.load(COMMANDS, cmd_name)
-            return loaded
+            return self._load(cmd_name)
         return None
+
+    def _load(self, name: str) -> click.Command:
+        """A plugin's command; the settings say which plugins may be imported."""
+        from kernel import config
+
+        self.registry.policy = config.load({}).plugins_policy
+        loaded: click.Command = self.registry.load(COMMANDS, name)
+        return loaded
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -22,7 +22,7 @@ from kernel.cli.banner import banner
 from kernel.cli.root import INTERRUPTED
 from kernel.credentials import find_keys
 from kernel.errors import KernelError, UsageError
-from kernel.registry import Policy, Registry
+from kernel.registry import Registry
 from kernel.server import Server
 
 DEFAULT_PORT = 7420
@@ -86,7 +86,7 @@ def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
 
 async def _serve(settings: config.Settings, load: Callable[[], config.Settings], quiet: bool) -> int:
     """Run the server from start to drained; returns the exit code."""
-    registry = Registry(Policy(settings.plugins_allowed, settings.plugins_denied))
+    registry = Registry(settings.plugins_policy)
     if not settings.plugin:
         names = ", ".join(plugin.name for plugin in registry.listing("kernel.services")) or "none"
         raise UsageError(f"there is nothing to serve: add --plugin NAME (installed: {names})")

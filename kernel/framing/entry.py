@@ -1,8 +1,8 @@
 """The framings that a listener can ask for by name, `?framing=length&width=2`: what the entry points name.
 
 A framing is a frozen dataclass. Its fields are its options, each of a plain type (int, str, bool, or None)
-with a default, and are checked when it is made: ValueError says in one line which of them is wrong. A
-plugin brings a framing of its own as a class of the same shape, under the entry point group
+with a default and its help (`metadata={"help": ...}`), and are checked when it is made: ValueError says in one line
+which of them is wrong. A plugin brings a framing of its own as a class of the same shape, under the entry point group
 `kernel.framings`.
 """
 
@@ -54,7 +54,7 @@ class MessageFraming(Framing, Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KnlFraming(Knl):
-    """Many channels in one connection. frame_bytes_max: most bytes of a frame's payload."""
+    """Many channels in one connection: the kernel's own protocol, KNL/1."""
 
     name: ClassVar[str] = "knl"
     api_version: ClassVar[int] = 1
@@ -67,7 +67,7 @@ class KnlFraming(Knl):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LengthFraming(Length):
-    """Messages after their length. The options are those of `kernel.framing.Length`."""
+    """Messages after their length."""
 
     name: ClassVar[str] = "length"
     api_version: ClassVar[int] = 1
@@ -104,15 +104,16 @@ class RawFraming:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LineFraming:
-    """Lines. line_bytes_max: longest line, its end not counted; delimiter: its end, "\\n" also taking
-    "\\r\\n"."""
+    """Lines."""
 
     name: ClassVar[str] = "line"
     api_version: ClassVar[int] = 1
     channels: ClassVar[bool] = False
     keeps_messages: ClassVar[bool] = True
-    line_bytes_max: int = 65536
-    delimiter: str = "\n"
+    line_bytes_max: int = dataclasses.field(default=65536, metadata={"help": "longest line, its end not counted"})
+    delimiter: str = dataclasses.field(
+        default="\n", metadata={"help": "what ends a line; unless given, also a carriage return before it"}
+    )
 
     def __post_init__(self) -> None:
         self.decoder()

@@ -6,6 +6,7 @@ A layout is a frozen value, checked when it is made; decoders and encoders take 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import field
 from typing import Final, Literal
 
 WIDTHS: Final = (1, 2, 4, 8)
@@ -31,23 +32,19 @@ class Length:
     Encoding puts the field after the first `offset` bytes of the message, and writes into it the number of
     the message's bytes that follow, less `adjust`. Decoding gives the message back when `offset` is 0 and
     `strip` its default; else what it gives is `(message[:offset] + field + message[offset:])[strip:]`.
-
-    offset            bytes before the length field, at most 56
-    width             bytes of the length field: 1, 2, 4 or 8
-    endian            byte order of the field, "big" or "little"
-    signed            the field is signed; a negative length is then an error
-    adjust            added to the field's value it gives the bytes that follow the field
-    strip             bytes taken off a frame's front; None: offset + width
-    frame_bytes_max   most bytes that may follow the length field
     """
 
-    offset: int = 0
-    width: int = 4
-    endian: Literal["big", "little"] = "big"
-    signed: bool = False
-    adjust: int = 0
-    strip: int | None = None
-    frame_bytes_max: int = 1 << 20
+    offset: int = field(default=0, metadata={"help": "bytes before the length field, at most 56"})
+    width: int = field(default=4, metadata={"help": "bytes of the length field: 1, 2, 4 or 8"})
+    endian: Literal["big", "little"] = field(default="big", metadata={"help": "byte order of the length field"})
+    signed: bool = field(default=False, metadata={"help": "the field is signed; a negative length is then an error"})
+    adjust: int = field(
+        default=0, metadata={"help": "added to the field's value it gives the bytes that follow the field"}
+    )
+    strip: int | None = field(
+        default=None, metadata={"help": "bytes taken off a frame's front; unless given: all up to the field's end"}
+    )
+    frame_bytes_max: int = field(default=1 << 20, metadata={"help": "most bytes that may follow the length field"})
 
     def __post_init__(self) -> None:
         _check("offset", self.offset, 0, OFFSET_MAX)
@@ -96,9 +93,9 @@ class Length:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Knl:
-    """KNL/1, the kernel's own frames. frame_bytes_max: most bytes of a frame's payload."""
+    """KNL/1, the kernel's own frames."""
 
-    frame_bytes_max: int = 65536
+    frame_bytes_max: int = field(default=65536, metadata={"help": "most bytes of a frame's payload"})
 
     def __post_init__(self) -> None:
         _check("frame_bytes_max", self.frame_bytes_max, 0, 0xFFFFFFFF)

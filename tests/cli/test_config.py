@@ -107,6 +107,7 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
         strict_plugins = true
         plugins_allowed = ["a"]
         plugins_denied = ["b"]
+        plugins_pinned = ["c=sha256:{"0" * 64}"]
         secret_file = "k"
         secret_fd = 3
         allow_insecure_network = true

@@ -96,7 +96,7 @@ class Link:
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at: float | None = None
         self._lane: LaneKeeper | None = None
-        self._establishing_since: float | None = 0.0
+        self._establishing_since: float | None = self._loop.time()
 
     def start(self) -> None:
         """Begin to read, and say hello."""
@@ -175,10 +175,9 @@ class Link:
         """Whoever takes too long over TLS is given up; the handshake of the session is in the same time."""
         assert self._establishing_since is not None
         limit = self.session.limits.handshake_seconds_max
-        if not self._establishing_since:
-            self._establishing_since = now
-        elif now - self._establishing_since >= limit:
+        if now - self._establishing_since >= limit:
             self.close(Code.HANDSHAKE_TIMEOUT, f"no handshake within {limit:g} s")
+            self.abort()  # nothing can be said to it, and nothing of it is of interest
 
     def accept(self, stream: Stream, handler: ChannelHandler | None, *, pieces: bool = False) -> Channel:
         """Serve a stream that the peer asked for."""

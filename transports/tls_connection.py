@@ -24,6 +24,7 @@ from typing import cast
 from kernel.api import Buffer, Connection, Principal, Receiver
 from kernel.errors import ChannelClosed, Code
 
+from .tls_opening import Opening
 from .tls_words import explain, is_foreign
 
 RECORD_BYTES = 16 * 1024
@@ -53,8 +54,8 @@ class TlsConnection(Connection):
 
     __slots__ = (
         "_below", "_binding", "_closing", "_early", "_early_bytes", "_ended", "_error", "_established", "_finishing",
-        "_handshake_bytes_left", "_held", "_incoming", "_loop", "_outgoing", "_paused", "_principal", "_receiver",
-        "_resuming", "_scratch", "_shaken", "_started", "_stop", "_tls", "_verify", "_wrap",
+        "_handshake_bytes_left", "_held", "_incoming", "_loop", "_opening", "_outgoing", "_paused", "_principal",
+        "_receiver", "_resuming", "_scratch", "_shaken", "_started", "_stop", "_tls", "_verify", "_wrap",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class TlsConnection(Connection):
         self._verify = verify
         self._scratch = scratch
         self._handshake_bytes_left = handshake_bytes_max
+        self._opening: Opening | None = Opening(handshake_bytes_max)
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver | None = None
         self._incoming: ssl.MemoryBIO | None = None
@@ -121,6 +123,7 @@ class TlsConnection(Connection):
             OSError: the connection below was lost.
         """
         self._shaken = self._loop.create_future()
+        self._opening = None
         self._begin()
         self._shake_hands(self._engine())
         await self._shaken
@@ -162,6 +165,7 @@ class TlsConnection(Connection):
 
     def _become_established(self) -> None:
         self._established = True
+        self._opening = None
         early, self._early, self._early_bytes = self._early, [], 0
         self._encrypt(early)
         if self._shaken is not None:
@@ -192,15 +196,24 @@ class TlsConnection(Connection):
     def data_received(self, data: Buffer) -> None:
         if self._closing:
             return
-        tls = self._engine()
-        assert self._incoming is not None
-        self._incoming.write(data)
-        if not self._established:
-            self._handshake_bytes_left -= len(data)
-            self._shake_hands(tls)
-            if not self._established and self._handshake_bytes_left < 0:
-                self._fail(ChannelClosed(Code.PROTOCOL, "too much for a TLS handshake (tls_handshake_bytes_max)"))
+        if self._established:
+            assert self._incoming is not None
+            self._incoming.write(data)
+        else:
+            self._handshake_received(bytes(data))
         self._input_changed()
+
+    def _handshake_received(self, data: bytes) -> None:
+        self._handshake_bytes_left -= len(data)
+        permitted = data if self._opening is None else self._opening.take(data)
+        if permitted:
+            tls = self._engine()
+            assert self._incoming is not None
+            self._incoming.write(permitted)
+            self._shake_hands(tls)
+        if permitted is None or (self._handshake_bytes_left < 0 and not self._established):
+            reason = "more than a TLS handshake may bring (tls_handshake_bytes_max)"
+            self._fail(ChannelClosed(Code.PROTOCOL, reason))
 
     def eof_received(self) -> None:
         if self._closing:
@@ -316,7 +329,10 @@ class TlsConnection(Connection):
 
     def _flush(self) -> None:
         if self._outgoing is not None and self._outgoing.pending:
-            self._below.write([self._outgoing.read()])
+            said = self._outgoing.read()
+            if self._opening is not None:
+                self._opening.answered(said)
+            self._below.write([said])
 
     def _answer(self) -> None:
         """What OpenSSL has to say to what the peer sent."""

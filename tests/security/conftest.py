@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from security import figures
 
 from kernel.framing import EngineUnavailableError, engine as find_engine
 from kernel.framing.engine import _default as default_engine
@@ -24,3 +25,11 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     default_engine.cache_clear()
     yield request.param
     default_engine.cache_clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured, for docs/limits.md."""
+    if figures.measured:
+        terminalreporter.section("measured")
+        for figure in figures.measured:
+            terminalreporter.write_line(str(figure))

@@ -438,6 +438,9 @@ class Service(ChannelHandler):
     async def start(self) -> None:
         """Called before the first channel. What fails here fails the server's start."""
 
+    def drain(self) -> None:
+        """The server takes nothing new, and stops when its channels have ended: end those that would go on for ever."""
+
     async def stop(self) -> None:
         """Called after the last channel, also when `start` failed half-way."""
 

@@ -99,6 +99,11 @@ class Channel:
         return self._link.message_bytes_max
 
     @property
+    def reliable(self) -> bool:
+        """What is sent arrives, in order, or the channel is seen to fail. Off: messages may be lost or overtake."""
+        return self._link.reliable
+
+    @property
     def error(self) -> ChannelClosed | None:
         """What sending raises now that the channel is over; None while it lives."""
         return None if self.code is None else self._closed()

@@ -67,7 +67,8 @@ class Client:
     def _start_link(self, connection: Connection) -> None:
         peer = Peer(connection.peer, self.endpoint.scheme, connection.principal)
         self._link = Link(connection, self._wiring.session(connection), self, peer)
-        self._link.message_bytes_max = self._wiring.capabilities.message_bytes_max
+        self._link.message_bytes_max = self.capabilities.message_bytes_max
+        self._link.reliable = self.capabilities.reliable and self.capabilities.ordered
         self._link.start()
         self._tick()
 

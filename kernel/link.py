@@ -73,7 +73,7 @@ class Link:
     __slots__ = (
         "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_establishing_since", "_flush_scheduled",
         "_lane", "_loop", "_owner", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished",
-        "code", "corked", "message_bytes_max", "peer", "session", "wanted",
+        "code", "corked", "message_bytes_max", "peer", "reliable", "session", "wanted",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
@@ -83,6 +83,7 @@ class Link:
         self.peer = peer
         self.code: Code | None = None
         self.message_bytes_max: int | None = None
+        self.reliable = True
         self._write_buffer_bytes_max = session.limits.write_buffer_bytes_max
         self._connection = connection
         self._owner = owner

@@ -177,6 +177,8 @@ class Server:
         await self._close_listeners()
         for link in list(self._links):
             link.go_away(Code.SHUTTING_DOWN, "the server is shutting down")
+        for hosted in self._services.values():
+            hosted.drain()
         self._check_idle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.limits.drain_seconds_max if deadline_seconds is None else deadline_seconds):
@@ -301,6 +303,7 @@ class Server:
         peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal, wiring.dialect)
         link = Link(connection, wiring.session(connection), self, peer)
         link.message_bytes_max = wiring.capabilities.message_bytes_max
+        link.reliable = wiring.capabilities.reliable and wiring.capabilities.ordered
         self._links[link] = _Place(source, wiring.auth)
         self._linkless.clear()
         link.start()
@@ -421,6 +424,12 @@ class _Hosted:
             raise
         except Exception as error:
             raise StartError(f"the service '{self.name}' could not start: {type(error).__name__}: {error}") from error
+
+    def drain(self) -> None:
+        try:
+            self.service.drain()
+        except Exception:
+            log.exception("the service '%s' failed to drain", self.name)
 
     async def stop(self) -> None:
         if not self._started:

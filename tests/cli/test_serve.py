@@ -257,7 +257,7 @@ def test_sighup_reads_the_settings_again(serve: Serve, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ("", 2, "there is nothing to serve: add --plugin NAME (installed: broken, echo, refuses, shout, slow)"),
+        ("", 2, "there is nothing to serve: add --plugin NAME (installed: broken, "),
         ("--plugin shuot --listen TCP", 2, "there is no service 'shuot': did you mean 'shout'?"),
         ("--plugin shout --plugin shout --listen TCP", 2, "the service 'shout' is named twice: serve it once, "),
         ("--plugin shout?x=1 --listen TCP", 2, "the service shout has no option 'x': it takes none"),

@@ -1,0 +1,132 @@
+"""A line: a channel on which messages arrive in order and once, whatever the transport.
+
+On a reliable channel it is the channel itself. On datagrams `Reliable` numbers, acknowledges and repeats. Several calls
+of `send` within one turn of the event loop share datagrams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from kernel import Channel, Code
+
+from .reliable import GIVE_UP_SECONDS, Reliable
+
+
+def line_over(channel: Channel) -> Line:
+    """The line that suits a channel."""
+    return Line(channel) if channel.reliable else DatagramLine(channel)
+
+
+class Line:
+    """On a channel that is reliable by itself."""
+
+    __slots__ = ("channel",)
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    @property
+    def pending_bytes(self) -> int:
+        """What waits for the other side to read, or to acknowledge."""
+        return self.channel.buffered_bytes
+
+    @property
+    def full(self) -> bool:
+        """More waits than is good."""
+        return self.channel.full
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages are known not to have arrived yet; on a stream nobody knows."""
+        return 0
+
+    def send(self, messages: list[bytes]) -> None:
+        """Queue messages; ignored when the channel is over."""
+        if self.channel.code is None:
+            self.channel.send_many(messages)
+
+    def received(self, messages: list[bytes]) -> list[bytes]:
+        """What the channel brought, as messages."""
+        return messages
+
+    def close(self) -> None:
+        """End the channel once what was sent has left, on datagrams: has arrived."""
+        self.channel.close()
+
+    def closed(self) -> None:
+        """The channel is over."""
+
+
+class DatagramLine(Line):
+    """On a channel that loses messages."""
+
+    __slots__ = ("_closing", "_flushing", "_reliable", "_timer")
+
+    # The other side's window alone holds some; beyond this it does not keep up.
+    _FULL_BYTES = 128 * 1024
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self._reliable = Reliable()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self._closing = False
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._reliable.pending_bytes + self.channel.buffered_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.pending_bytes > self._FULL_BYTES
+
+    @property
+    def unacknowledged(self) -> int:
+        return self._reliable.unacknowledged
+
+    def send(self, messages: list[bytes]) -> None:
+        self._reliable.send(messages)
+        self._flush_soon()
+
+    def received(self, messages: list[bytes]) -> list[bytes]:
+        now = asyncio.get_running_loop().time()
+        ready: list[bytes] = []
+        for datagram in messages:
+            ready += self._reliable.received(datagram, now)
+        self._flush_soon()
+        return ready
+
+    def close(self) -> None:
+        self._closing = True
+        self._flush_soon()
+
+    def closed(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self.channel.code is not None:
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._reliable.tick(now)
+        if self._reliable.lost:
+            reason = f"{self._reliable.unacknowledged} messages were not acknowledged within {GIVE_UP_SECONDS:g} s"
+            self.channel.reset(Code.LOST, reason)
+            return
+        datagrams = self._reliable.data_to_send(now)
+        if datagrams:
+            self.channel.send_many(datagrams)
+        self.closed()
+        if self._closing and not self.unacknowledged:
+            self.channel.close()
+        elif (deadline := self._reliable.deadline) is not None:
+            self._timer = loop.call_at(deadline, self._flush)

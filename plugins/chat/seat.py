@@ -1,0 +1,222 @@
+"""A seat: one connection of one guest. Requests come in through it, in order; messages go out.
+
+Fair: requests wait in a queue until the guest's allowance lets the next one pass, and until nobody in the room that he
+speaks to is behind; while the queue is long, the peer is held back. Safe: what waits for a reader is bounded. When it
+passes a quarter of its limit, others wait for him, for `slow_reader_seconds_max` in all; then, or at the limit, he is
+evicted with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kernel import Channel, ChannelHandler, Code
+
+from .lines import Line
+from .options import ChatOptions
+from .protocol import BadMessage, Event, Failed, Hello, Notice, Quit, Requests, Say, decode_request, encode
+
+if TYPE_CHECKING:
+    from .people import Guest
+
+_NO_ID = 1 << 62
+_QUEUE_MAX = 32
+_LOOK_SECONDS = 0.05
+_RELIEVED_SHARE = 8
+_BEHIND_SHARE = 4
+
+
+class Host(Protocol):
+    """What a seat needs of the service."""
+
+    @property
+    def chat_options(self) -> ChatOptions: ...
+
+    def line(self, channel: Channel) -> Line:
+        """The line that suits the channel."""
+
+    def handle(self, seat: Seat, request: Requests) -> Coroutine[Any, Any, None] | None:
+        """Carry a request out; what has to wait returns a coroutine, and the next request waits for it."""
+
+    @property
+    def behind(self) -> set[Seat]:
+        """The seats that do not keep up."""
+
+    def gone(self, seat: Seat, code: Code, reason: str) -> None:
+        """The seat's channel is over."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object: ...
+
+
+class Seat(ChannelHandler):
+    """See the top of this file.
+
+    Attributes:
+        guest: who sits here; None before he has said hello.
+        leaving: why he leaves for good; None while he does not.
+    """
+
+    __slots__ = (
+        "_behind_until", "_busy", "_host", "_joining", "_line", "_pump_timer", "_queue", "_told_slow", "guest",
+        "leaving",
+    )  # fmt: skip
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._line: Line | None = None
+        self._queue: deque[Requests] = deque()
+        self._busy = False
+        self._pump_timer: asyncio.TimerHandle | None = None
+        self._joining: dict[str, list[tuple[int, bytes]]] = {}
+        self._behind_until = 0.0
+        self._told_slow = False
+        self.guest: Guest | None = None
+        self.leaving: str | None = None
+
+    @property
+    def session(self) -> str:
+        return "" if self.guest is None else self.guest.session
+
+    @property
+    def channel(self) -> Channel:
+        assert self._line is not None
+        return self._line.channel
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def reply(self, event: Event) -> None:
+        self.send([encode(event)])
+
+    def send(self, payloads: list[bytes]) -> None:
+        """Queue messages; whoever lets too many of them wait is evicted."""
+        line = self._line
+        assert line is not None
+        line.send(payloads)
+        pending = line.pending_bytes
+        limit = self._host.chat_options.send_buffer_bytes_max
+        if pending * _BEHIND_SHARE > limit and self not in self._host.behind:
+            self._fall_behind()
+        if pending > limit:
+            self._evict(f"{pending} bytes wait for you to read, the limit is {limit} (send_buffer_bytes_max)")
+
+    def deliver(self, room: str, payloads: list[bytes], ids: list[int] | None) -> None:
+        """What happens in a room; while the page that a join has asked for is under way, it waits."""
+        if self._joining and (waiting := self._joining.get(room)) is not None:
+            waiting += zip(ids or [_NO_ID] * len(payloads), payloads, strict=True)
+        else:
+            self.send(payloads)
+
+    def begin_join(self, room: str) -> None:
+        """Hold back what happens in the room until `end_join`."""
+        self._joining.setdefault(room, [])
+
+    def end_join(self, room: str, answer: Event, last_id: int) -> None:
+        """The answer, then what has happened since, but for what the answer holds already."""
+        self.reply(answer)
+        self.send([payload for id_, payload in self._joining.pop(room, []) if id_ > last_id])
+
+    def _fall_behind(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._host.behind.add(self)
+        self._behind_until = loop.time() + self._host.chat_options.slow_reader_seconds_max
+        loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Has he caught up?"""
+        assert self._line is not None
+        options = self._host.chat_options
+        loop = asyncio.get_running_loop()
+        if self.channel.code is not None or self._line.pending_bytes * _RELIEVED_SHARE < options.send_buffer_bytes_max:
+            self._host.behind.discard(self)
+        elif loop.time() > self._behind_until:
+            self._evict(f"you did not keep up for {options.slow_reader_seconds_max:g} s (slow_reader_seconds_max)")
+        else:
+            loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _evict(self, reason: str) -> None:
+        self._host.behind.discard(self)
+        self.channel.reset(Code.SLOW_READER, reason)
+
+    def leave(self) -> None:
+        """End it in order."""
+        assert self._line is not None
+        self._line.close()
+
+    def end(self, code: Code, reason: str) -> None:
+        """End it now."""
+        if self._line is not None and self.channel.code is None:
+            self.channel.reset(code, reason)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def opened(self, channel: Channel) -> None:
+        self._line = self._host.line(channel)
+
+    def on_messages(self, channel: Channel, messages: list[bytes]) -> None:
+        assert self._line is not None
+        for message in self._line.received(messages):
+            try:
+                self._queue.append(decode_request(message))
+            except BadMessage as error:
+                self.reply(Failed(n=error.n, code="bad", reason=str(error)))
+        if self._pump_timer is None:
+            self.pump()
+
+    def pump(self) -> None:
+        """Carry out what waits, as far as it may."""
+        self._pump_timer = None
+        while self._queue and not self._busy and self.channel.code is None:
+            wait = self._wait_seconds(self._queue[0])
+            if wait:
+                self._pump_timer = asyncio.get_running_loop().call_later(wait, self.pump)
+                break
+            work = self._host.handle(self, self._queue.popleft())
+            if work is not None:
+                self._busy = True
+                self._host.spawn(self._carry_out(work))
+        self._hold_back()
+
+    def _wait_seconds(self, request: Requests) -> float:
+        """How long the next request has to wait before it may be looked at again."""
+        if self._host.behind and isinstance(request, Say) and self._is_congested(request.room):
+            return _LOOK_SECONDS
+        if self.guest is None or isinstance(request, Hello | Quit):
+            return 0.0
+        wait = self.guest.allowance.take(asyncio.get_running_loop().time())
+        if wait and not self._told_slow:
+            self._told_slow = True
+            options = self._host.chat_options
+            rate = f"{options.messages_per_second:g} a second, {options.burst} at once"
+            self.reply(Notice(text=f"you send faster than this server takes messages ({rate}): they go out slowly"))
+        return wait
+
+    def _is_congested(self, room: str) -> bool:
+        return any(seat.guest is not None and room in seat.guest.rooms for seat in self._host.behind)
+
+    async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        finally:
+            self._busy = False
+            if self.channel.code is None:
+                self.pump()
+
+    def _hold_back(self) -> None:
+        """Read no more than can be worked off."""
+        channel = self.channel
+        if len(self._queue) > _QUEUE_MAX:
+            if not channel.is_paused:
+                channel.pause_reading()
+        elif channel.is_paused and channel.code is None:
+            channel.resume_reading()
+
+    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        if self._pump_timer is not None:
+            self._pump_timer.cancel()
+        if self._line is not None:
+            self._line.closed()
+        self._queue.clear()
+        self._host.gone(self, code, reason)

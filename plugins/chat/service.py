@@ -1,0 +1,205 @@
+"""The chat service: people in rooms, over whatever transport they come.
+
+    Seat (a connection) -> requests -> Service -> Backplane -> Rooms -> seats
+
+What people say goes through the backplane and comes back from it, also to who said it: everybody sees the same messages
+in the same order. Who is here goes the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from kernel import Channel, ChannelHandler, Code, OptionError, Service, ServiceContext
+
+from .backplane import MAILBOX, Backplane, Entry, Hub, Person, Taken
+from .lines import Line, line_over
+from .local import LocalBackplane
+from .names import check_nick
+from .options import ChatOptions, default_store
+from .people import Allowance, Guest, session_name
+from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
+from .requests import HANDLERS
+from .rooms import Rooms, told
+from .seat import Seat
+from .store import Retention, Store
+
+_TOLD_MAX = 200
+
+
+class Chat(Service, Hub):
+    """Rooms, people and history. See `ChatOptions` for the settings."""
+
+    name = "chat"
+    example = "kernel chat {endpoint} --nick NAME"
+    Options = ChatOptions
+
+    def __init__(self, options: ChatOptions, context: ServiceContext) -> None:
+        super().__init__(options, context)
+        self.chat_options = options
+        self.guests: dict[str, Guest] = {}
+        self.rooms = Rooms()
+        self.behind: set[Seat] = set()
+        self.seats: set[Seat] = set()
+        self.backplane = self._make_backplane()
+
+    def _make_backplane(self) -> Backplane:
+        options = self.chat_options
+        retention = Retention(options.history_messages_max, options.history_seconds_max, options.history)
+        if not options.backplane:
+            store = Store(options.store or default_store(), retention, synced=options.durable == "machine")
+            return LocalBackplane(store, self.context.spawn)
+        raise OptionError(f"chat: option 'backplane={options.backplane}': write nats://HOST:PORT")
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        await self.backplane.start(self)
+        self.rooms.set_topics(await self.backplane.topics())
+
+    def drain(self) -> None:
+        """Nobody is kept by a server that stops: clients come back to the next one."""
+        for seat in list(self.seats):
+            seat.reply(Notice(text="the server is shutting down"))
+            seat.leave()
+
+    async def stop(self) -> None:
+        self.rooms.close()
+        for guest in self.guests.values():
+            self._stop_lingering(guest)
+        await self.backplane.stop()
+
+    def handler(self) -> ChannelHandler:
+        seat = Seat(self)
+        self.seats.add(seat)
+        return seat
+
+    # --- seats call --------------------------------------------------------------------------------------------------
+
+    def line(self, channel: Channel) -> Line:
+        return line_over(channel)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        return self.context.spawn(work)
+
+    def handle(self, seat: Seat, request: Requests) -> Coroutine[Any, Any, None] | None:
+        if isinstance(request, Hello):
+            return self._hello(seat, request)
+        if seat.guest is None:
+            seat.reply(Failed(n=request.n, code="hello", reason="say hello first"))
+            return None
+        return HANDLERS[type(request)](self, seat, seat.guest, request)
+
+    def gone(self, seat: Seat, code: Code, reason: str) -> None:
+        self.seats.discard(seat)
+        self.behind.discard(seat)
+        guest = seat.guest
+        for room in self._rooms_of(seat):
+            room.seats.pop(seat, None)
+        if guest is None or guest.seat is not seat:
+            return
+        guest.seat = None
+        linger = self.chat_options.linger_seconds
+        if seat.leaving is not None or not linger:
+            self._forget(guest, reason if seat.leaving is None else seat.leaving)
+            return
+        why = "was too slow" if code is Code.SLOW_READER else "connection lost"
+        guest.lingers = asyncio.get_running_loop().call_later(linger, self._forget, guest, why)
+        self.backplane.update(guest.person())
+
+    def _rooms_of(self, seat: Seat) -> Iterator[Any]:
+        if seat.guest is not None:
+            for name in list(seat.guest.rooms):
+                yield self.rooms.get(name)
+
+    def _forget(self, guest: Guest, reason: str) -> None:
+        """He has left, or has not come back."""
+        self._stop_lingering(guest)
+        if self.guests.get(guest.session) is guest:
+            del self.guests[guest.session]
+            self.backplane.release(guest.session, reason)
+
+    def _stop_lingering(self, guest: Guest) -> None:
+        if guest.lingers is not None:
+            guest.lingers.cancel()
+            guest.lingers = None
+
+    # --- hello -------------------------------------------------------------------------------------------------------
+
+    async def _hello(self, seat: Seat, request: Hello) -> None:
+        if request.version != VERSION or seat.guest is not None:
+            why = "you have said hello before" if seat.guest else f"this server speaks version {VERSION}"
+            seat.reply(Failed(n=request.n, code="version", reason=why))
+            return
+        session = session_name(request.session)
+        guest = self.guests.get(session)
+        resumed = guest is not None
+        if guest is None:
+            guest = self._new_guest(seat, session)
+            if guest is None:
+                seat.reply(Failed(n=request.n, code="full", reason="the chat is full: try again later"))
+                return
+        if not await self._take_name(seat, guest, request):
+            return
+        self._sit(seat, guest)
+        seat.begin_join(MAILBOX)
+        missed = await self.backplane.page(MAILBOX + session, after=request.since, count=_TOLD_MAX)
+        options = self.chat_options
+        welcome = Welcome(
+            nick=guest.nick,
+            server=self.context.name,
+            message_bytes_max=options.message_bytes_max,
+            messages_per_second=options.messages_per_second,
+            burst=options.burst,
+            n=request.n,
+            resumed=resumed,
+            told=[told(entry) for entry in missed.entries],
+        )
+        seat.end_join(MAILBOX, welcome, missed.entries[-1].id if missed.entries else request.since)
+
+    def _new_guest(self, seat: Seat, session: str) -> Guest | None:
+        if len(self.guests) >= self.chat_options.people_max:
+            return None
+        principal = seat.channel.peer.principal
+        proved = "" if principal.mechanism == "none" else str(principal)
+        options = self.chat_options
+        return Guest(session, proved, Allowance(options.messages_per_second, options.burst))
+
+    async def _take_name(self, seat: Seat, guest: Guest, request: Hello) -> bool:
+        try:
+            nick = check_nick(request.nick or guest.nick or seat.channel.peer.principal.name)
+            await self.backplane.claim(guest.person(nick=nick))
+        except (ValueError, Taken) as error:
+            seat.reply(Failed(n=request.n, code="nick", reason=str(error)))
+            return False
+        guest.nick = nick
+        return True
+
+    def _sit(self, seat: Seat, guest: Guest) -> None:
+        """He is here, by this connection and no other."""
+        self._stop_lingering(guest)
+        before, guest.seat = guest.seat, seat
+        self.guests[guest.session] = guest
+        seat.guest = guest
+        if before is not None:
+            before.end(Code.CANCELLED, "the same session has come by another connection")
+        if seat.channel.code is not None:  # gone while the name was being claimed
+            self.gone(seat, seat.channel.code, seat.channel.reason)
+        else:
+            self.backplane.update(guest.person())
+
+    # --- the backplane calls -----------------------------------------------------------------------------------------
+
+    def delivered(self, entries: list[Entry]) -> None:
+        in_rooms = []
+        for entry in entries:
+            if entry.log[0] != MAILBOX:
+                in_rooms.append(entry)
+            elif (guest := self.guests.get(entry.log[1:])) is not None and guest.seat is not None:
+                guest.seat.deliver(MAILBOX, [encode(told(entry))], [entry.id])
+        self.rooms.deliver(in_rooms)
+
+    def changed(self, old: Person | None, new: Person | None, reason: str) -> None:
+        self.rooms.changed(old, new, reason)

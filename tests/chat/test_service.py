@@ -1,0 +1,228 @@
+"""Rooms, people and messages, in one process and over real sockets of three transports."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kernel.plugins.chat.client import ChatClient, RequestFailed
+from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
+
+from .conftest import MakePlace, Person
+
+
+async def test_people_on_three_transports_share_a_room(serve: MakePlace) -> None:
+    place = await serve()
+    people = [await place.person(f"on-{transport}", transport) for transport in place.endpoints]
+    for person in people:
+        await person.client.say("lobby", f"hello from {person.client.nick}")
+    spoken = ["hello from on-tcp", "hello from on-unix", "hello from on-udp"]
+    for person in people:
+        await person.until(lambda person: len(person.texts()) == 3)
+        assert person.texts() == spoken
+
+
+async def test_ids_grow_and_the_speaker_learns_his(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob", "udp")
+    ids = [await person.client.say("lobby", str(number)) for number in range(5) for person in (ada, bob)]
+    assert ids == sorted(set(ids))
+    await bob.until(lambda bob: len(bob.texts()) == 10)
+    assert [said.id for said in bob.of(Said)] == ids
+
+
+async def test_a_room_is_only_heard_by_those_in_it(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada", "tcp", "tea", "lobby"), await place.person("bob")
+    await ada.client.say("tea", "only for tea")
+    await ada.client.say("lobby", "for all")
+    await bob.until(lambda bob: bob.texts())
+    assert [said.text for said in bob.of(Said)] == ["for all"]
+    with pytest.raises(RequestFailed, match="you are not in the room 'tea': join it first"):
+        await bob.client.say("tea", "let me in")
+
+
+async def test_a_joiner_sees_the_last_messages_the_topic_and_who_is_here(serve: MakePlace) -> None:
+    place = await serve()
+    ada = await place.person("ada")
+    await ada.client.set_topic("lobby", "numbers")
+    for number in range(60):
+        await ada.client.say("lobby", str(number))
+    bob = await place.person("bob")
+    room = await bob.client.join("lobby", last=10)
+    assert [message.text for message in room.messages if isinstance(message, Said)] == [str(n) for n in range(50, 60)]
+    assert (room.topic, room.people) == ("numbers", ["ada", "bob"])
+    nothing = await bob.client.join("lobby", last=0)
+    assert (nothing.messages, nothing.last_id) == ([], room.last_id)
+
+
+async def test_comings_and_goings_are_seen(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob", "udp")
+    await ada.until(lambda ada: any("bob" in event.joined for event in ada.of(Presence)))
+    await bob.client.leave("lobby")
+    await ada.until(lambda ada: any(left.nick == "bob" for event in ada.of(Presence) for left in event.left))
+    eve = await place.person("eve")
+    await ada.until(lambda ada: any("eve" in event.joined for event in ada.of(Presence)))
+    await eve.client.close("good night")
+    await ada.until(
+        lambda ada: any((left.nick, left.reason) == ("eve", "good night") for e in ada.of(Presence) for left in e.left)
+    )
+    assert list(ada.client.people["lobby"]) == ["ada"]
+
+
+async def test_who_rooms_and_topics_are_listed(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada", "tcp", "tea"), await place.person("bob", "unix", "lobby", "tea")
+    await bob.client.set_topic("tea", "leaves")
+    await ada.until(lambda ada: ada.of(TopicSet))
+    rooms = await ada.client.list_rooms()
+    assert [(info.room, info.people, info.topic) for info in rooms.rooms] == [("tea", 2, "leaves"), ("lobby", 1, "")]
+    everybody = (await ada.client.who()).people
+    assert [(info.nick, info.rooms) for info in everybody] == [("ada", ["tea"]), ("bob", ["lobby", "tea"])]
+    assert everybody[1].principal.startswith("unix:")
+    assert [info.nick for info in (await ada.client.who("lobby")).people] == ["bob"]
+
+
+async def test_direct_messages_reach_one_person(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob, eve = await place.person("ada"), await place.person("bob", "udp"), await place.person("eve", "unix")
+    await ada.client.tell("Bob", "psst")
+    await ada.client.say("lobby", "all")
+    await bob.until(lambda bob: bob.of(Told))
+    await eve.until(lambda eve: eve.texts())
+    [told] = bob.of(Told)
+    assert (told.nick, told.text) == ("ada", "psst")
+    assert eve.of(Told) == []
+    with pytest.raises(RequestFailed, match="there is no 'nobody' here"):
+        await ada.client.tell("nobody", "psst")
+
+
+async def test_a_new_name_is_seen_by_all_who_share_a_room(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob")
+    await ada.client.rename("Countess")
+    await bob.until(lambda bob: bob.of(Renamed))
+    assert [(event.old, event.new) for event in bob.of(Renamed)] == [("ada", "Countess")]
+    assert ada.client.nick == "Countess"
+    assert "Countess" in bob.client.people["lobby"]
+    await bob.client.tell("countess", "hello")
+    await place.person("ada")  # the old name is free again
+
+
+@pytest.mark.parametrize("lookalike", ["ada", "ADA", "аdа", "ａｄａ", "Adа"])
+async def test_names_that_look_alike_are_refused(serve: MakePlace, lookalike: str) -> None:
+    place = await serve()
+    await place.person("ada")
+    with pytest.raises(RequestFailed, match=r"'ada' is here, and '.*' looks the same: take another nickname"):
+        await place.person(lookalike)
+
+
+async def test_a_proved_name_is_kept_for_who_proved_it(serve: MakePlace) -> None:
+    place = await serve()
+    proved = await place.person("root", "unix")
+    await proved.leave()
+    with pytest.raises(RequestFailed, match="belongs to somebody who can prove it"):
+        await place.person("root", "tcp")
+    await place.person("root", "unix")
+
+
+async def test_what_would_steer_a_terminal_is_made_harmless_on_the_way_in(serve: MakePlace) -> None:
+    place = await serve()
+    ada = await place.person("ada")
+    await ada.client.say("lobby", "\x1b[31mred\x07 \u202eflipped\x9b2J\tok\nsecond")
+    await ada.client.set_topic("lobby", "a\x1b]0;title\x07b")
+    await ada.until(lambda ada: ada.of(TopicSet))
+    assert ada.texts() == ["\\x1b[31mred\\x07 \\u202eflipped\\x9b2J\tok\nsecond"]
+    assert ada.of(TopicSet)[0].topic == "a\\x1b]0;title\\x07b"
+
+
+async def test_too_long_and_empty_messages_are_refused(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&message_bytes_max=10")
+    ada = await place.person("ada")
+    assert ada.client.welcome is not None
+    assert ada.client.welcome.message_bytes_max == 10
+    await ada.client.say("lobby", "0123456789")
+    with pytest.raises(RequestFailed, match="at most 10 bytes here, not 12"):
+        await ada.client.say("lobby", "éééééé")
+    with pytest.raises(RequestFailed, match="an empty message says nothing"):
+        await ada.client.say("lobby", " \n ")
+
+
+async def test_who_sends_faster_than_allowed_is_slowed_down_and_told(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&messages_per_second=50&burst=5")
+    ada, bob = await place.person("ada"), await place.person("bob", "udp")
+    assert ada.client.welcome is not None
+    assert (ada.client.welcome.messages_per_second, ada.client.welcome.burst) == (50, 5)
+    started = asyncio.get_running_loop().time()
+    await asyncio.gather(*(ada.client.say("lobby", str(number)) for number in range(30)))
+    assert asyncio.get_running_loop().time() - started > 0.3
+    await bob.until(lambda bob: len(bob.texts()) == 30)
+    assert bob.texts() == [str(number) for number in range(30)]
+    [notice] = ada.of(Notice)
+    assert "faster than this server takes messages (50 a second, 5 at once)" in notice.text
+
+
+async def test_history_is_paged_and_searched(serve: MakePlace) -> None:
+    place = await serve()
+    ada = await place.person("ada")
+    for number in range(30):
+        await ada.client.say("lobby", f"number {number} Größe" if number % 10 == 0 else f"number {number}")
+    page = await ada.client.history("lobby", count=10)
+    assert (len(page.messages), page.more) == (10, True)
+    older = await ada.client.history("lobby", before=page.messages[0].id, count=100)
+    assert (len(older.messages), older.more) == (20, False)
+    later = await ada.client.history("lobby", after=older.messages[4].id, count=5)
+    assert later.messages == older.messages[5:10]
+    found = await ada.client.search("lobby", "GRÖSSE NUMBER")
+    assert [message.text for message in found.messages if isinstance(message, Said)] == [
+        "number 0 Größe", "number 10 Größe", "number 20 Größe",
+    ]  # fmt: skip
+
+
+async def test_an_unlogged_room_keeps_nothing(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada", "tcp", "~secret"), await place.person("bob", "udp", "~secret")
+    await ada.client.say("~secret", "off the record")
+    await bob.until(lambda bob: bob.texts("~secret") == ["off the record"])
+    eve = await place.person("eve", "tcp", "lobby")
+    room = await eve.client.join("~secret")
+    assert (room.messages, room.logged) == ([], False)
+    assert (await eve.client.history("~secret")).messages == []
+
+
+async def test_without_a_hello_nothing_is_done(serve: MakePlace) -> None:
+    from kernel import connect
+
+    place = await serve()
+    async with connect(place.endpoints["tcp"], "chat") as channel:
+        channel.send(b'{"type":"say","n":7,"room":"lobby","text":"hi"}')
+        assert await channel.receive() == b'{"type":"failed","code":"hello","reason":"say hello first","n":7}'
+        channel.send(b'{"type":"dance","n":8}')
+        assert b'"n":8' in (await channel.receive() or b"")
+        channel.send(b"\xff")
+        assert b'"code":"bad"' in (await channel.receive() or b"")
+        channel.send(b'{"type":"hello","version":99,"nick":"ada"}')
+        assert b"this server speaks version 1" in (await channel.receive() or b"")
+
+
+async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:
+    place = await serve()
+    people = [await place.person(f"on-{transport}", transport) for transport in place.endpoints]
+    async with asyncio.timeout(5):  # well within drain_seconds_max
+        await place.server.drain()
+    for person in people:
+        assert [notice.text for notice in person.of(Notice)] == ["the server is shutting down"]
+
+
+async def test_the_same_session_takes_its_seat_again(serve: MakePlace) -> None:
+    place = await serve()
+    first = ChatClient(place.endpoints["tcp"], nick="ada", session="secret")
+    await first.start()
+    watcher = Person(first)
+    second = await place.person("ada", "udp", session="secret")
+    with pytest.raises(Exception, match="the same session has come by another connection"):
+        await watcher._task
+    await first.close()
+    assert [info.nick for info in (await second.client.who()).people] == ["ada"]

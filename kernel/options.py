@@ -49,7 +49,9 @@ def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
     try:
         return msgspec.convert(units_read, options_type, strict=False)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{owner}: {_explain(str(error), values, options_type)}") from None
+        from kernel.logs import printable
+
+        raise OptionError(f"{owner}: {printable(_explain(str(error), values, options_type))}") from None
 
 
 def unknown(name: str, known: Iterable[str], owner: str) -> str:

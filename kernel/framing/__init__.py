@@ -26,6 +26,7 @@ from kernel.framing.interface import (
 )
 from kernel.framing.layout import Knl, Layout, Length
 from kernel.framing.plain import LineDecoder, RawDecoder, encode_lines
+from kernel.framing.simple import SimpleDecoder
 
 __all__ = [
     "DIRECT_BYTES_MIN",
@@ -47,6 +48,7 @@ __all__ = [
     "Packet",
     "RawDecoder",
     "Run",
+    "SimpleDecoder",
     "assembler",
     "crc32",
     "decoder",

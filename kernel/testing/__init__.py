@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from kernel.testing.checks import CheckFailed, Outcome, Suite, check, require, run_checks, skip
 from kernel.testing.clock import Deadlock, VirtualLoop
+from kernel.testing.framings import FramingSuite, Outcomes
 from kernel.testing.plugins import LocalRegistry
 from kernel.testing.transports import TransportSuite
 
 __all__ = [
     "CheckFailed",
     "Deadlock",
+    "FramingSuite",
     "LocalRegistry",
     "Outcome",
+    "Outcomes",
     "Suite",
     "TransportSuite",
     "VirtualLoop",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import click
 
 from kernel import config
 from kernel.cli.output import print_json, print_table
+from kernel.endpoint import Endpoint
 from kernel.errors import PluginError, UsageError, did_you_mean
 from kernel.registry import Plugin, Registry
 
@@ -20,6 +23,7 @@ def plugins() -> None:
     Examples:
       kernel plugins list
       kernel plugins info echo
+      kernel plugins check echo
     """
 
 
@@ -78,6 +82,50 @@ def info(name: str, kind: str | None, as_json: bool) -> int:
     else:
         click.echo("\n\n".join(map(plugin_info.text, found)))
     return 1 if any(facts["refused"] for facts in found) else 0
+
+
+@plugins.command()
+@click.argument("name", metavar="NAME[?OPTION=VALUE&...]")
+@click.option("--kind", type=click.Choice(KINDS), help="Of several plugins of one name, only this kind.")
+@click.option(
+    "--endpoint", default="", metavar="ENDPOINT", help="Where to try it [its own example; a service: sim://]."
+)
+@click.option(
+    "--say", "messages", multiple=True, metavar="TEXT", help="A message that a service understands; repeats, in order."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects for programs.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what failed.")
+def check(name: str, kind: str | None, endpoint: str, messages: tuple[str, ...], as_json: bool, quiet: bool) -> int:
+    """Run the conformance kit on the plugins called NAME: does each keep what the interface promises?
+
+    \b
+    Examples:
+      kernel plugins check tcp
+      kernel plugins check 'echo?mode=upper'
+      kernel plugins check chaos --endpoint 'chaos+unix:{directory}/socket?delay_seconds=1ms'
+      kernel plugins check length?width=2 --json
+
+    The exit code is 1 when a check fails. In options and endpoints {directory} stands for a new directory, {unique} for
+    a new name. A plugin's own tests can run the same kit under pytest: kernel.testing.
+    """
+    from kernel.cli import plugin_check
+
+    asked = Endpoint.parse(f"plugin://{name}")
+    options = name.partition("?")[2]
+    registry = _registry()
+    report: list[dict[str, object]] = []
+    for plugin in named(registry, asked.address, kind):
+        said = [message.encode() for message in messages]
+        suite = plugin_check.suite_of(plugin, registry, options, endpoint, said)
+        if not (as_json or quiet):
+            click.echo(f"{plugin.kind} {plugin.name} ({plugin.origin})")
+        for outcome in plugin_check.outcomes(suite):
+            report.append({"kind": plugin.kind, "name": plugin.name, **dataclasses.asdict(outcome)})
+            if not as_json and (outcome.status == "failed" or not quiet):
+                click.echo(plugin_check.line(outcome))
+    if as_json:
+        print_json(report)
+    return 1 if any(outcome["status"] == "failed" for outcome in report) else 0
 
 
 def named(registry: Registry, name: str, kind: str | None) -> list[Plugin]:

@@ -12,6 +12,7 @@ from kernel.testing.checks import CheckFailed, Outcome, Suite, check, require, r
 from kernel.testing.clock import Deadlock, VirtualLoop
 from kernel.testing.framings import FramingSuite, Outcomes
 from kernel.testing.plugins import LocalRegistry
+from kernel.testing.services import ServiceSuite
 from kernel.testing.transports import TransportSuite
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "LocalRegistry",
     "Outcome",
     "Outcomes",
+    "ServiceSuite",
     "Suite",
     "TransportSuite",
     "VirtualLoop",

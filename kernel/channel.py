@@ -176,6 +176,11 @@ class Channel:
         if self.stream.outgoing_bytes > HIGH_WATER_BYTES:
             self._above_high_water(len(piece))
 
+    @property
+    def sends_files(self) -> bool:
+        """Whether `send_file` leaves the bytes to the operating system; else they are read."""
+        return self._link.sends_files
+
     async def send_file(self, fd: int, offset: int, nbytes: int) -> None:
         """Send a part of an open file as one message, and wait while more waits to be sent than is good (`drain`).
 

@@ -1,0 +1,457 @@
+"""The client's library: one channel to a file service, and what can be asked of it.
+
+    async with FileClient(endpoint) as files:
+        report = await files.put(Path("disk.img"), b"images/disk.img")
+
+One request at a time on a channel; for several at once open several clients. A request that fails leaves the client
+good for the next one: where the channel had to be given up, another one is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from xxhash import xxh3_128
+
+from kernel.client import Client, dial
+from kernel.errors import ChannelClosed, Code
+from kernel.limits import Limits
+
+from . import sums
+from .compression import packer, require, unpacker
+from .errors import FileError, in_words
+from .messages import (
+    VERSION,
+    Abandon,
+    Again,
+    Block,
+    Directories,
+    Directory,
+    Done,
+    End,
+    Entries,
+    Entry,
+    Failed,
+    Get,
+    GetSmall,
+    Hello,
+    List,
+    MakeDirectory,
+    Outcomes,
+    Policy,
+    Put,
+    PutSmall,
+    Ready,
+    Remove,
+    SmallFile,
+    Smalls,
+    Source as SourceMessage,
+    Start,
+    Stat,
+    Stored,
+    Welcome,
+)
+from .names import shown
+from .receiving import ROUNDS_MAX, WAITING_BLOCKS_MAX, Target, receive_blocks
+from .sending import Limiter, Moved, Sender, ignore
+from .source import Source
+from .threads import Ahead, Worker
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+
+T = TypeVar("T")
+
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of one file.
+
+    Attributes:
+        path: where it is now.
+        size: its length; `moved` is how much of it had to be moved this time.
+        digest: of the whole; empty when checksums were off.
+        note: what a person should know: that an earlier attempt could not be continued.
+    """
+
+    path: bytes
+    size: int
+    moved: int
+    digest: bytes
+    note: str = ""
+
+
+class FileClient:
+    """A client of one server. Enter it with `async with`.
+
+    Args:
+        endpoint: where.
+        service: the service's name there.
+        keys: the first of them proves who we are.
+        summed: off: no checksums, in neither direction.
+        packed: compress blocks, in both directions.
+        limiter: holds what moves to a rate.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        service: str = "file",
+        keys: Keyring | None = None,
+        summed: bool = True,
+        packed: bool = False,
+        limiter: Limiter | None = None,
+        timeout_seconds: float = 10.0,
+    ) -> None:
+        if packed:
+            require()
+        self.endpoint = endpoint
+        self._service = service
+        self._keys = keys
+        self._summed = summed
+        self._packed = packed
+        self._limiter = limiter or Limiter()
+        self._timeout_seconds = timeout_seconds
+        self._client: Client | None = None
+        self._open_wire: Wire | None = None
+        self._worker: Worker | None = None
+        self.welcome = Welcome(VERSION, writable=False, overwrite=False)
+
+    async def __aenter__(self) -> FileClient:
+        self._client = await dial(
+            self.endpoint, keys=self._keys, limits=Limits().for_bulk(), timeout_seconds=self._timeout_seconds
+        )
+        try:
+            self._worker = Worker(WAITING_BLOCKS_MAX)
+            await self._wire()
+        except BaseException:
+            self._client.abort()
+            raise
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        assert self._client is not None
+        if self._worker is not None:
+            self._worker.close()
+        if kind is not None and not (isinstance(kind, type) and issubclass(kind, FileError)):
+            self._give_up()
+        elif self._open_wire is not None:
+            self._open_wire.channel.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._open_wire.channel.wait_closed()
+        await self._client.close()
+
+    async def _wire(self) -> Wire:
+        """The channel; another one, where the last one is over."""
+        if self._open_wire is None or self._open_wire.channel.code is not None:
+            assert self._client is not None
+            wire = Wire(await self._client.open(self._service, pieces=True))
+            wire.send(Hello(VERSION, self._summed, self._packed))
+            self.welcome = await wire.expect(Welcome)
+            self._open_wire = wire
+        return self._open_wire
+
+    def _give_up(self) -> None:
+        """The two ends are out of step, or we want no more of what is coming."""
+        if self._open_wire is not None:
+            self._open_wire.channel.reset(Code.CANCELLED, "the client stopped")
+            self._open_wire = None
+
+    async def do(self, job: Callable[..., T], *args: object) -> T:
+        """Something that blocks, in this client's thread."""
+        assert self._worker is not None
+        return await self._worker.call(functools.partial(job, *args))
+
+    def always(self, job: Callable[[], object]) -> None:
+        """Something that cleans up, in this client's thread, behind everything else there."""
+        assert self._worker is not None
+        self._worker.always(job)
+
+    # --- looking and changing ----------------------------------------------------------------------------------------
+
+    async def stat(self, path: bytes) -> Entry:
+        """What lies there."""
+        wire = await self._wire()
+        wire.send(Stat(path))
+        return (await wire.expect(Entries)).entries[0]
+
+    async def entries(self, path: bytes, *, recursive: bool = False) -> AsyncIterator[Entry]:
+        """What is in a directory, names relative to it; of a file, the file. Read it to its end."""
+        wire = await self._wire()
+        wire.send(List(path, recursive))
+        last = False
+        while not last:
+            answer = await wire.expect(Entries)
+            last = answer.last
+            for entry in answer.entries:
+                yield entry
+
+    async def remove(self, path: bytes, *, recursive: bool = False) -> None:
+        await self._ask_done(Remove(path, recursive))
+
+    async def make_directory(self, path: bytes, *, parents: bool = False) -> None:
+        await self._ask_done(MakeDirectory(path, parents))
+
+    async def set_directories(self, directories: list[Directory]) -> None:
+        """Make those that are missing, and give each its mode and time."""
+        await self._ask_done(Directories(directories))
+
+    async def _ask_done(self, message: Remove | MakeDirectory | Directories) -> None:
+        wire = await self._wire()
+        wire.send(message)
+        await wire.expect(Done)
+
+    # --- small files -------------------------------------------------------------------------------------------------
+
+    async def put_small(self, files: list[SmallFile], policy: Policy) -> list[Stored | Failed]:
+        """Store small files; what became of each, in order."""
+        wire = await self._wire()
+        wire.send(PutSmall(files, policy, parents=True))
+        return (await wire.expect(Outcomes)).outcomes
+
+    async def get_small(self, paths: Sequence[bytes]) -> AsyncIterator[SmallFile | Failed]:
+        """Fetch small files; one that is none has `Failed`, of the kind `large`."""
+        wire = await self._wire()
+        wire.send(GetSmall(list(paths)))
+        missing = len(paths)
+        while missing:
+            files = (await wire.expect(Smalls)).files
+            missing -= len(files)
+            for file in files:
+                yield file
+
+    # --- put ---------------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        local: Path,
+        path: bytes,
+        *,
+        policy: Policy = "refuse",
+        resume: bool = True,
+        parents: bool = False,
+        moved: Moved = ignore,
+    ) -> Report:
+        """Store a file.
+
+        Raises:
+            FileError: it could not be stored; nothing is under its name.
+            ChannelClosed: the connection ended; the same call continues what was begun.
+        """
+        source = await self.do(open_local, local)
+        try:
+            return await self._put(source, path, policy, resume=resume, parents=parents, moved=moved)
+        finally:
+            source.close()
+
+    async def _put(
+        self, source: Source, path: bytes, policy: Policy, *, resume: bool, parents: bool, moved: Moved
+    ) -> Report:
+        wire = await self._wire()
+        wire.send(Put(path, source.size, source.mtime_ns, source.mode, policy, resume, parents))
+        ready = await wire.expect(Ready)
+        prefix, note = await self._prefix(source, ready, moved)
+        first = len(prefix) // sums.SUM_BYTES
+        wire.send(Start(first))
+        pack = packer() if self._packed and self.welcome.packed else None
+        sender = Sender(wire, source, first=first, summed=self._summed, pack=pack, moved=moved, limiter=self._limiter)
+        stored = await self._until_stored(wire, sender)
+        ours = sums.digest(prefix + sender.sums, source.size) if self._summed else b""
+        if self._summed and stored.digest != ours:
+            raise FileError("digest", f"{shown(path)}: what the server has stored is not what was sent: repeat")
+        return Report(
+            stored.path, source.size, source.size - first * sums.BLOCK_BYTES if first else source.size, ours, note
+        )
+
+    async def _prefix(self, source: Source, ready: Ready, moved: Moved) -> tuple[bytes, str]:
+        """The sums of the blocks that need not be sent, and what to say about those that would have been."""
+        if not ready.held:
+            return b"", ready.note
+        prefix = bytearray()
+        ahead = Ahead(source.prefix_sums(ready.held), 16)
+        try:
+            async for sum_ in ahead:
+                prefix += sum_
+                moved(sums.BLOCK_BYTES)
+        finally:
+            ahead.close()
+        held_bytes = ready.held * sums.BLOCK_BYTES
+        if sums.digest(prefix, held_bytes) == ready.digest:
+            return bytes(prefix), f"continued behind {held_bytes:,} bytes that were there"
+        moved(-held_bytes)
+        return b"", "the file is another one than that of which a part had come: starting over"
+
+    async def _until_stored(self, wire: Wire, sender: Sender) -> Stored:
+        """Send, and send again what came damaged, until the server has it. It may say at any time that it cannot."""
+        answer = asyncio.ensure_future(wire.expect(Stored, Again))
+        sending = asyncio.ensure_future(sender.send_all())
+        try:
+            for _ in range(ROUNDS_MAX + 1):
+                await asyncio.wait({answer, sending}, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done() and answer.done() and answer.exception() is not None:
+                    sending.cancel()
+                    await asyncio.wait({sending})
+                    self._abandon(wire, "io", "the server has refused it")
+                    return self._stored(answer.result())
+                await self._sent(wire, sending, answer)
+                message = await answer
+                if isinstance(message, Stored):
+                    return message
+                answer = asyncio.ensure_future(wire.expect(Stored, Again))
+                sending = asyncio.ensure_future(sender.send(message.blocks))
+            raise FileError("digest", "blocks came damaged again and again: look at the network")
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+        finally:
+            for task in (answer, sending):
+                task.cancel()
+            await asyncio.gather(answer, sending, return_exceptions=True)
+
+    async def _sent(self, wire: Wire, sending: asyncio.Future[None], answer: asyncio.Future[Stored | Again]) -> None:
+        """Wait until everything is sent; where our side fails, tell the server to forget it."""
+        try:
+            await sending
+        except FileError as error:
+            self._abandon(wire, error.kind, str(error))
+            await asyncio.wait({answer})
+            answer.exception()
+            raise
+        except OSError as error:
+            self._abandon(wire, "io", "the client could not read the file")
+            await asyncio.wait({answer})
+            answer.exception()
+            raise FileError("io", f"it cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+    def _abandon(self, wire: Wire, kind: str, text: str) -> None:
+        if wire.channel.code is None:
+            wire.send(Abandon(kind, text))
+
+    def _stored(self, message: Stored | Again) -> Stored:
+        assert isinstance(message, Stored)
+        return message
+
+    async def put_stream(
+        self, fd: int, path: bytes, *, policy: Policy = "refuse", mode: int = 0o644, moved: Moved = ignore
+    ) -> Report:
+        """Store what comes out of a descriptor, up to its end."""
+        import time
+
+        wire = await self._wire()
+        wire.send(Put(path, -1, time.time_ns(), mode, policy, resume=False))
+        await wire.expect(Ready)
+        wire.send(Start(0))
+        ahead = Ahead(_stream_blocks(fd), 4)
+        answer = asyncio.ensure_future(wire.expect(Stored))
+        size, all_sums = 0, bytearray()
+        try:
+            async for data, sum_ in ahead:
+                if answer.done():
+                    break
+                await self._limiter.spend(len(data))
+                wire.send(Block(size // sums.BLOCK_BYTES, len(data), sum_ if self._summed else b""))
+                wire.channel.send_piece(data, len(data), True)
+                await wire.channel.drain()
+                size += len(data)
+                all_sums += sum_
+                moved(len(data))
+            digest = sums.digest(all_sums, size) if self._summed else b""
+            if answer.done():
+                self._abandon(wire, "io", "the server has refused it")
+            else:
+                wire.send(End(size, digest))
+            stored = await answer
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+        finally:
+            ahead.close()
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+        return Report(stored.path, size, size, digest)
+
+    # --- get ---------------------------------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        path: bytes,
+        begin: Callable[[SourceMessage], Target],
+        *,
+        held: int = 0,
+        version: bytes = b"",
+        moved: Moved = ignore,
+    ) -> tuple[SourceMessage, End]:
+        """Fetch a file's blocks.
+
+        Args:
+            begin: gets what is known of the file, and makes what its blocks are written to; runs in the thread.
+            held, version: what is there of it already.
+        """
+        wire = await self._wire()
+        assert self._worker is not None
+        wire.send(Get(path, held, version))
+        head = await wire.expect(SourceMessage)
+        try:
+            target = await self.do(begin, head)
+            if head.first:
+                moved(head.first * sums.BLOCK_BYTES)
+            end = await receive_blocks(
+                wire, target, self._worker, first=head.first, unpack=unpacker(), moved=moved, limiter=self._limiter
+            )
+            for _ in range(ROUNDS_MAX):
+                if not (damaged := target.take_damaged()):
+                    break
+                wire.send(Get(path, head.first, head.version, damaged))
+                await wire.expect(SourceMessage)
+                await receive_blocks(wire, target, self._worker, first=head.first, unpack=unpacker(), in_order=False)
+            if target.take_damaged():
+                raise FileError("digest", f"{shown(path)}: blocks came damaged again and again: look at the network")
+        except (ChannelClosed, FileError) as error:
+            if not (isinstance(error, FileError) and error.kind in ("changed", "missing", "denied")):
+                self._give_up()
+            raise
+        except OSError as error:
+            self._give_up()
+            raise in_words(path, error) from error
+        except BaseException:
+            self._give_up()
+            raise
+        return head, end
+
+
+def open_local(local: Path) -> Source:
+    """A local file, to send."""
+    try:
+        fd = os.open(local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise in_words(os.fsencode(local), error) from None
+    import stat
+
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileError("denied", f"{shown(os.fsencode(local))}: it is no regular file")
+    return Source(fd, os.fsencode(local))
+
+
+def _stream_blocks(fd: int) -> Iterator[tuple[bytes, bytes]]:
+    """Whole blocks and their sums, however little each read gives."""
+    while True:
+        block = bytearray()
+        while len(block) < sums.BLOCK_BYTES and (part := os.read(fd, sums.BLOCK_BYTES - len(block))):
+            block += part
+        if block:
+            yield bytes(block), xxh3_128(block).digest()
+        if len(block) < sums.BLOCK_BYTES:
+            return

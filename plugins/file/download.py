@@ -1,0 +1,226 @@
+"""Where a client puts what it fetches: into a directory, atomically as a server does, or out of standard output.
+
+Names come from the server, which is not trusted with more than the directory that was given: everything is opened
+below it, without following links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+from xxhash import xxh3_128
+
+from . import names, sums
+from .confine import Root
+from .errors import FileError, in_words
+from .messages import Directory, End, Policy, SmallFile, Source
+from .names import NAME_BYTES_MAX, BadPathError, shown
+from .partial import SUMS_SUFFIX, Partial, left_behind
+from .sums import block_count
+
+
+class Destination:
+    """A local directory. `close` it in the end. Everything blocks: for a thread."""
+
+    def __init__(self, path: str | bytes, policy: Policy, *, durable: bool = True) -> None:
+        try:
+            os.makedirs(path, exist_ok=True)
+            self.root = Root(path)
+        except OSError as error:
+            raise in_words(os.fsencode(path), error) from None
+        self.policy = policy
+        self.durable = durable
+
+    def close(self) -> None:
+        self.root.close()
+
+    def file(self, path: bytes) -> Download:
+        """What one file is fetched into, with the directories above it."""
+        parts = split(path)
+        if not parts:
+            raise FileError("name", f"{shown(path)}: this is no name for a file")
+        with _told(path):
+            self.root.make_directories(parts[:-1])
+            directory = self.root.open_directory(parts[:-1])
+        return Download(directory, parts[-1], path, self.policy, durable=self.durable)
+
+    def small(self, file: SmallFile, path: bytes) -> bytes:
+        """Store a small file whole; returns the name it got."""
+        if sums.block_sum([file.data]) != file.sum:
+            raise FileError("digest", f"{shown(path)}: it came damaged: repeat")
+        download = self.file(path)
+        try:
+            head = Source(len(file.data), file.mtime_ns, file.mode, b"", 0)
+            download.begin(head, resume=False)
+            if file.data:
+                download.write(0, [file.data], file.sum)
+            return download.commit(End(len(file.data), b""))
+        finally:
+            download.end(keep=False)
+
+    def set_directory(self, directory: Directory) -> None:
+        """Make it if it is missing, and give it its mode and time."""
+        parts = split(directory.path)
+        if not parts:
+            return
+        with _told(directory.path):
+            self.root.make_directories(parts)
+            fd = self.root.open_directory(parts)
+            try:
+                os.fchmod(fd, directory.mode & 0o777)
+                os.utime(fd, ns=(directory.mtime_ns, directory.mtime_ns))
+            finally:
+                os.close(fd)
+
+
+class Download:
+    """One file that is being fetched; a `receiving.Target`."""
+
+    def __init__(self, directory: int, name: bytes, path: bytes, policy: Policy, *, durable: bool) -> None:
+        self._directory = directory
+        self._name = name
+        self._path = path
+        self._policy = policy
+        self._durable = durable
+        self._hidden = _hidden(name)
+        self._head: Source | None = None
+        self.partial: Partial | None = None
+
+    def left(self) -> tuple[int, bytes]:
+        """How many blocks an earlier attempt has left, and of which version of the file."""
+        if self._policy == "refuse" and self._exists():
+            raise in_words(self._path, FileExistsError(17, ""))
+        return left_behind(self._directory, self._hidden)
+
+    def _exists(self) -> bool:
+        try:
+            os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def begin(self, head: Source, *, resume: bool = True) -> Download:
+        """Make it, or take up what is there; the server begins at `head.first`."""
+        self._head = head
+        version = head.version or bytes(16)
+        partial = Partial(
+            self._directory, self._hidden, head.size, head.mtime_ns, version=version, durable=self._durable
+        )
+        with _told(self._path):
+            partial.begin(resume=resume and head.first > 0)
+            self.partial = partial
+            partial.start_at(head.first)
+        return self
+
+    @property
+    def size(self) -> int:
+        return self._partial.size
+
+    @property
+    def _partial(self) -> Partial:
+        assert self.partial is not None
+        return self.partial
+
+    def take_damaged(self) -> list[int]:
+        return self._partial.take_damaged()
+
+    def write(self, index: int, parts: Sequence[bytes], sum_: bytes) -> None:
+        self._partial.write(index, parts, sum_)
+
+    def hole(self, index: int, count: int) -> None:
+        self._partial.hole(index, count)
+
+    def commit(self, end: End) -> bytes:
+        """Give it its name, if it is what was sent; returns the name."""
+        assert self._head is not None
+        with _told(self._path):
+            self._partial.check(end.size, self._head.first, end.digest)
+            return self._partial.commit(self._directory, self._name, self._policy, self._head.mode, self._head.mtime_ns)
+
+    @property
+    def digest(self) -> bytes:
+        return self._partial.digest
+
+    def end(self, *, keep: bool) -> None:
+        """Stop, whatever has happened; after `commit` only the directory is left to be closed."""
+        if self.partial is not None:
+            if keep:
+                self.partial.keep()
+            else:
+                self.partial.discard()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+
+class Output:
+    """Standard output as a `receiving.Target`: a block goes out when it is verified, or nothing more does."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self.size = size
+        self._sums = bytearray()
+
+    def take_damaged(self) -> list[int]:
+        return []
+
+    def write(self, index: int, parts: Sequence[bytes], sum_: bytes) -> None:
+        if sum_ and sums.block_sum(parts) != sum_:
+            raise FileError("digest", f"block {index} came damaged; what came before it is right: repeat")
+        self._sums += sum_
+        for part in parts:
+            self._write(part)
+
+    def hole(self, index: int, count: int) -> None:
+        for at in range(index, index + count):
+            nbytes = sums.block_bytes(at, self.size)
+            self._sums += sums.zeros_sum(nbytes)
+            self._write(bytes(nbytes))
+
+    def check(self, end: End) -> None:
+        """Whether all that was sent has come."""
+        if end.digest and end.digest != sums.digest(self._sums, end.size):
+            raise FileError("digest", "the digest of what arrived is not that of what was sent: repeat")
+        if end.digest and len(self._sums) != block_count(end.size) * sums.SUM_BYTES:
+            raise FileError("protocol", "blocks are missing at the end")
+
+    @property
+    def digest(self) -> bytes:
+        return sums.digest(self._sums, self.size) if self._sums else b""
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+
+def split(path: bytes) -> list[bytes]:
+    """The parts of a path that a server named.
+
+    Raises:
+        FileError: it leads elsewhere.
+    """
+    try:
+        return names.split(path)
+    except BadPathError as error:
+        raise FileError("name", f"{shown(path)}: the server names a file that cannot be: {error}") from None
+
+
+def _hidden(name: bytes) -> bytes:
+    """What it is called until it is whole."""
+    hidden = b".%b.kernel" % name
+    if len(hidden) + len(SUMS_SUFFIX) <= NAME_BYTES_MAX:
+        return hidden
+    return b".%b.kernel" % xxh3_128(name).hexdigest().encode()
+
+
+@contextlib.contextmanager
+def _told(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise in_words(path, error) from error
+    except FileError as error:
+        raise FileError(error.kind, f"{shown(path)}: {error}") from None

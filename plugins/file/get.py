@@ -1,0 +1,143 @@
+"""From there to here: the walk over the server's files, and how each is put into a local directory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+
+from .client import FileClient, Report
+from .download import Destination, Download, Output, split
+from .errors import FileError, in_words
+from .messages import Directory, Failed, SmallFile
+from .names import shown
+from .progress import Progress
+from .sending import Moved, ignore
+from .sums import BLOCK_BYTES, digest
+from .transfer import Item, Mover, Skipped
+
+
+async def walk(
+    files: FileClient, roots: list[tuple[bytes, bytes]], *, recursive: bool
+) -> AsyncIterator[Item | Skipped]:
+    """Everything to be fetched: for each path there, under which path here."""
+    for path, target in roots:
+        try:
+            entry = await files.stat(path)
+            if entry.kind == "file":
+                yield Item(path, target, entry.size)
+            elif entry.kind != "directory":
+                yield Skipped(path, "link", f"{shown(path)}: it is no regular file")
+            elif not recursive:
+                yield Skipped(path, "directory", f"{shown(path)}: it is a directory: add -r")
+            else:
+                yield Item(path, target, None, entry.mode, entry.mtime_ns)
+                async for item in _walk(files, path, target):
+                    yield item
+        except FileError as error:
+            if error.kind == "protocol":
+                raise
+            yield Skipped(path, error.kind, str(error))
+
+
+async def _walk(files: FileClient, path: bytes, target: bytes) -> AsyncIterator[Item | Skipped]:
+    async for entry in files.entries(path, recursive=True):
+        source = b"/".join(filter(None, (path, entry.name)))
+        inner = b"/".join(filter(None, (target, *split(entry.name))))
+        if entry.kind == "file":
+            yield Item(source, inner, entry.size)
+        elif entry.kind == "directory":
+            yield Item(source, inner, None, entry.mode, entry.mtime_ns)
+        else:
+            what = "a symbolic link" if entry.kind == "link" else "no regular file"
+            yield Skipped(source, "skipped", f"{shown(source)}: it is {what}: skipped")
+
+
+class GetMover(Mover):
+    """Fetches files into a directory."""
+
+    def __init__(self, destination: Destination, progress: Progress, *, resume: bool = True) -> None:
+        self._destination = destination
+        self._progress = progress
+        self._resume = resume
+
+    async def large(self, files: FileClient, item: Item) -> Report:
+        return await fetch(
+            files, item.source, item.target, self._destination, resume=self._resume, moved=self._progress.moved
+        )
+
+    async def small(self, files: FileClient, items: list[Item]) -> list[Report | Failed]:
+        got = [file async for file in files.get_small([item.source for item in items])]
+        return await files.do(self._store_all, items, got)
+
+    def _store_all(self, items: list[Item], got: list[SmallFile | Failed]) -> list[Report | Failed]:
+        return [self._store(item, file) for item, file in zip(items, got, strict=True)]
+
+    def _store(self, item: Item, file: SmallFile | Failed) -> Report | Failed:
+        if isinstance(file, Failed):
+            return file
+        try:
+            name = self._destination.small(file, item.target)
+        except FileError as error:
+            return Failed(error.kind, str(error))
+        except OSError as error:
+            told = in_words(item.target, error)
+            return Failed(told.kind, str(told))
+        path = b"/".join([*item.target.split(b"/")[:-1], name])
+        return Report(path, len(file.data), len(file.data), digest(file.sum, len(file.data)))
+
+    async def directories(self, files: FileClient, directories: list[Directory]) -> None:
+        for directory in directories:
+            await files.do(self._destination.set_directory, directory)
+
+
+async def fetch(
+    files: FileClient,
+    path: bytes,
+    target: bytes,
+    destination: Destination,
+    *,
+    resume: bool = True,
+    moved: Moved = ignore,
+) -> Report:
+    """Fetch one file into a directory, and continue what an earlier attempt has left.
+
+    Raises:
+        FileError: it could not be fetched; nothing is under its name.
+        ChannelClosed: the connection ended; the same call continues what was begun.
+    """
+    download = await files.do(destination.file, target)
+    keep = True
+    try:
+        held, version = await files.do(download.left) if resume else (0, b"")
+        begin = functools.partial(Download.begin, download, resume=resume)
+        head, end = await files.get(path, begin, held=held, version=version, moved=moved)
+        name = await files.do(download.commit, end)
+        note = ""
+        if held:
+            bytes_there = head.first * BLOCK_BYTES
+            note = (
+                f"continued behind {bytes_there:,} bytes that were there"
+                if head.first
+                else "the file is another one than that of which a part had come: starting over"
+            )
+        moved_bytes = head.size - min(head.first * BLOCK_BYTES, head.size)
+        final = b"/".join([*target.split(b"/")[:-1], name])
+        return Report(final, head.size, moved_bytes, download.digest if end.digest else b"", note)
+    except FileError as error:
+        keep = error.kind not in ("changed", "digest", "protocol")
+        raise
+    finally:
+        files.always(functools.partial(download.end, keep=keep))
+
+
+async def fetch_to(files: FileClient, path: bytes, fd: int, *, moved: Moved = ignore) -> Report:
+    """Write one file's bytes to a descriptor, each block as soon as it is verified."""
+    outputs: list[Output] = []
+
+    def begin(head: object) -> Output:
+        outputs.append(Output(fd, head.size))  # type: ignore[attr-defined]
+        return outputs[0]
+
+    head, end = await files.get(path, begin, moved=moved)
+    outputs[0].check(end)
+    return Report(path, head.size, head.size, outputs[0].digest)

@@ -1,0 +1,424 @@
+"""What a server does with its files: everything here blocks, and runs in a worker's thread.
+
+Paths come from the peer and are checked here, once: `split` for every path, `check_new` for those under which
+something will be made. All opening goes through `Root`, which leads nowhere else.
+
+Unfinished uploads lie in a directory of their own below the root, on its file system, under names made of their paths'
+hashes: no listing shows them and no path leads there. What nobody came back for is swept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+
+from xxhash import xxh3_128
+
+from . import names, sums
+from .confine import Root
+from .errors import FileError, in_words
+from .listing import entries_below, entry_of
+from .messages import SMALL_BYTES_MAX, Directory, Entry, Failed, Policy, Put, PutSmall, SmallFile, Stored
+from .names import STATE_DIRECTORY, BadPathError, NameRules, shown
+from .partial import PART_SUFFIX, SUMS_SUFFIX, Partial, fsync_directory
+from .source import Source
+from .usage import Reservation, Usage
+
+_CREATE_MODE = 0o777
+
+
+class Store:
+    """The files below a root. `open` it first, `close` it in the end; in between any thread may use it.
+
+    Args:
+        root: the directory.
+        writable, overwrite: what peers may do.
+        rules: what names may be.
+        durable: everything is synced before it counts as stored.
+        file_bytes_max, usage: how much may be stored.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        *,
+        writable: bool,
+        overwrite: bool,
+        rules: NameRules,
+        durable: bool,
+        file_bytes_max: int,
+        usage: Usage,
+    ) -> None:
+        self.root = root
+        self.writable = writable
+        self.overwrite = overwrite
+        self._rules = rules
+        self._durable = durable
+        self._file_bytes_max = file_bytes_max
+        self.usage = usage
+        self._state = -1
+
+    def open(self) -> None:
+        """Make the place for unfinished uploads."""
+        if self.writable:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(STATE_DIRECTORY, 0o700, dir_fd=self.root.fd)
+            self._state = self.root.open_directory([STATE_DIRECTORY])
+
+    def close(self) -> None:
+        if self._state >= 0:
+            os.close(self._state)
+            self._state = -1
+        self.root.close()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def stat(self, path: bytes) -> Entry:
+        parts = _split(path)
+        with _told(path):
+            return entry_of(parts[-1] if parts else b"", self.root.stat(parts))
+
+    def entries(self, path: bytes, *, recursive: bool) -> Iterator[list[Entry]]:
+        """What is there, some at a time; of a file, the file."""
+        parts = _split(path)
+        with _told(path):
+            status = self.root.stat(parts)
+            if not stat.S_ISDIR(status.st_mode):
+                yield [entry_of(parts[-1], status)]
+                return
+            yield from entries_below(self.root, parts, recursive=recursive)
+
+    def open_source(self, path: bytes) -> Source:
+        parts = _split(path)
+        with _told(path):
+            return Source(self.root.open_file(parts), path)
+
+    def read_small(self, path: bytes) -> SmallFile | Failed:
+        """The whole of a small file."""
+        try:
+            source = self.open_source(path)
+            try:
+                if source.size > SMALL_BYTES_MAX:
+                    return Failed("large", f"{shown(path)}: it is not small")
+                data, sum_ = source.small()
+                source.check_unchanged()
+                return SmallFile(path, source.mtime_ns, source.mode, sum_, data)
+            finally:
+                source.close()
+        except FileError as error:
+            return Failed(error.kind, str(error))
+        except OSError as error:
+            return failed(path, error)
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def remove(self, path: bytes, *, recursive: bool) -> None:
+        parts = self._changeable(path)
+        if not self.overwrite:
+            raise FileError("denied", f"{shown(path)}: this server removes nothing (overwrite=1 would let it)")
+        with _told(path), self.root.parent(parts) as (directory, name):
+            self._remove(directory, name, parts, recursive=recursive)
+
+    def _remove(self, directory: int, name: bytes, parts: list[bytes], *, recursive: bool) -> None:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(name, dir_fd=directory)
+            self.usage.removed(status)
+            return
+        if recursive:
+            fd = self.root.open_directory(parts)
+            try:
+                for inner in os.listdir(fd):
+                    self._remove(fd, os.fsencode(inner), [*parts, os.fsencode(inner)], recursive=True)
+            finally:
+                os.close(fd)
+        os.rmdir(name, dir_fd=directory)
+
+    def make_directory(self, path: bytes, *, parents: bool) -> None:
+        parts = self._new(path)
+        with _told(path):
+            if parents:
+                self.root.make_directories(parts)
+                return
+            with self.root.parent(parts) as (directory, name):
+                os.mkdir(name, _CREATE_MODE, dir_fd=directory)
+
+    def set_directory(self, directory: Directory) -> None:
+        """Make it if it is missing, and give it its mode and time."""
+        parts = self._new(directory.path)
+        if not parts:
+            return
+        with _told(directory.path):
+            self.root.make_directories(parts)
+            fd = self.root.open_directory(parts)
+            try:
+                os.fchmod(fd, directory.mode & 0o777)
+                os.utime(fd, ns=(directory.mtime_ns, directory.mtime_ns))
+            finally:
+                os.close(fd)
+
+    # --- storing -----------------------------------------------------------------------------------------------------
+
+    def begin(self, put: Put, *, resumable: bool = True) -> Upload:
+        """Make room for a file, or take up what is there of it."""
+        parts = self._new(put.path)
+        with _told(put.path):
+            self._check_place(parts, put.policy, parents=put.parents)
+            replaced = self._replaced(parts, put.policy)
+            if put.size > self._file_bytes_max:
+                raise FileError("quota", f"{shown(put.path)}: {put.size} bytes, the limit is {self._file_bytes_max}")
+            reservation = self.usage.reserve(max(0, put.size), replaced, self.root.fd)
+            try:
+                name = xxh3_128(b"/".join(parts)).hexdigest().encode()
+                partial = Partial(self._state, name, put.size, put.mtime_ns, durable=self._durable, resumable=resumable)
+                partial.begin(resume=put.resume)
+            except FileError as error:
+                reservation.release()
+                raise FileError(error.kind, f"{shown(put.path)}: {error}") from None
+            except BaseException:
+                reservation.release()
+                raise
+        return Upload(self, put, parts, partial, reservation)
+
+    def put_small(self, put: PutSmall) -> list[Stored | Failed]:
+        """Store small files; what goes wrong with one is its own matter."""
+        with _Batch(self, put) as batch:
+            return [batch.store(file) for file in put.files]
+
+    def _new(self, path: bytes) -> list[bytes]:
+        """The parts of a path under which something will be made."""
+        parts = self._changeable(path)
+        try:
+            names.check_new(parts, self._rules)
+        except BadPathError as error:
+            raise FileError("name", f"{shown(path)}: {error}") from None
+        return parts
+
+    def _changeable(self, path: bytes) -> list[bytes]:
+        if not self.writable:
+            raise FileError("denied", f"{shown(path)}: this server is read-only (writable=1 would let it take files)")
+        return _split(path)
+
+    def check_policy(self, path: bytes, policy: Policy) -> None:
+        if policy == "replace" and not self.overwrite:
+            raise FileError("denied", f"{shown(path)}: this server replaces nothing (overwrite=1 would let it)")
+
+    def _check_place(self, parts: list[bytes], policy: Policy, *, parents: bool) -> None:
+        """Say what will fail at the end before the bytes are sent."""
+        path = b"/".join(parts)
+        if not parts:
+            raise FileError("directory", "a file needs a name: the path given is the root itself")
+        self.check_policy(path, policy)
+        if parents:
+            self.root.make_directories(parts[:-1])
+        with self.root.parent(parts) as (directory, name):
+            if os.fstat(directory).st_dev != os.fstat(self._state).st_dev:
+                raise OSError(errno.EXDEV, "")
+            try:
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return
+            if stat.S_ISDIR(status.st_mode):
+                raise FileError("directory", f"{shown(path)}: a directory is there, and is never replaced")
+            if policy == "refuse":
+                raise FileExistsError(errno.EEXIST, "")
+
+    def _replaced(self, parts: list[bytes], policy: Policy) -> os.stat_result | None:
+        if policy != "replace":
+            return None
+        try:
+            return self.root.stat(parts)
+        except FileNotFoundError:
+            return None
+
+    # --- leftovers ---------------------------------------------------------------------------------------------------
+
+    def sweep(self, keep_seconds: float) -> int:
+        """Remove unfinished uploads that nobody works on and nobody has come back for; returns how many."""
+        if self._state < 0:
+            return 0
+        swept = 0
+        oldest = time.time() - keep_seconds
+        present = {os.fsencode(name) for name in os.listdir(self._state)}
+        for name in present:
+            stem, suffix = name[: name.rfind(b".")], name[name.rfind(b".") :]
+            if suffix == PART_SUFFIX:
+                resumable = stem + SUMS_SUFFIX in present
+                swept += self._sweep_part(name, oldest if resumable else float("inf"))
+            elif suffix == SUMS_SUFFIX and stem + PART_SUFFIX not in present:
+                self._forget(name)
+        return swept
+
+    def _sweep_part(self, name: bytes, oldest: float) -> int:
+        try:
+            fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._state)
+        except OSError:
+            return 0
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_mtime > oldest:
+                return 0
+            self._forget(name)
+            self._forget(name[: -len(PART_SUFFIX)] + SUMS_SUFFIX)
+            return 1
+        except BlockingIOError:
+            return 0  # somebody is at work on it
+        finally:
+            os.close(fd)
+
+    def _forget(self, name: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._state)
+
+
+class Upload:
+    """One file that is being stored."""
+
+    def __init__(self, store: Store, put: Put, parts: list[bytes], partial: Partial, reservation: Reservation) -> None:
+        self.partial = partial
+        self._store = store
+        self._put = put
+        self._parts = parts
+        self._reservation = reservation
+
+    # a `receiving.Target`
+
+    @property
+    def size(self) -> int:
+        return self.partial.size
+
+    def take_damaged(self) -> list[int]:
+        return self.partial.take_damaged()
+
+    def write(self, index: int, parts: Sequence[bytes], sum_: bytes) -> None:
+        if self.partial.size < 0:
+            self._grow(index * sums.BLOCK_BYTES + sum(map(len, parts)))
+        self.partial.write(index, parts, sum_)
+
+    def hole(self, index: int, count: int) -> None:
+        self.partial.hole(index, count)
+
+    def _grow(self, size: int) -> None:
+        """The length of a stream is only known as it comes."""
+        if size > self._store._file_bytes_max:
+            raise FileError("quota", f"more than {self._store._file_bytes_max} bytes, the limit for one file")
+        self._reservation.grow(size)
+
+    def commit(self) -> Stored:
+        put, directory = self._put, -1
+        with _told(put.path):
+            directory = self._store.root.open_directory(self._parts[:-1])
+            try:
+                name = self.partial.commit(directory, self._parts[-1], put.policy, put.mode, put.mtime_ns)
+            finally:
+                os.close(directory)
+        self._reservation.keep(self.partial.size)
+        return Stored(b"/".join([*self._parts[:-1], name]), self.partial.digest)
+
+    def end(self, *, keep: bool) -> None:
+        """Stop here, whatever has happened; after `commit` this does nothing."""
+        if keep:
+            self.partial.keep()
+        else:
+            self.partial.discard()
+        self._reservation.release()
+
+
+class _Batch:
+    """Small files that come in one message: written first, synced together, then given their names."""
+
+    def __init__(self, store: Store, put: PutSmall) -> None:
+        self._store = store
+        self._put = put
+        self._directory = -1
+        self._parents: list[bytes] | None = None
+
+    def __enter__(self) -> _Batch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Done with a directory: its names are on disk before anybody is told."""
+        if self._directory >= 0:
+            try:
+                if self._store._durable:
+                    fsync_directory(self._directory)
+            finally:
+                os.close(self._directory)
+                self._directory = -1
+
+    def _enter(self, parents: list[bytes]) -> int:
+        if parents != self._parents or self._directory < 0:
+            self._leave()
+            self._parents = parents
+            try:
+                self._directory = self._store.root.open_directory(parents)
+            except FileNotFoundError:
+                if not self._put.parents:
+                    raise
+                self._store.root.make_directories(parents)
+                self._directory = self._store.root.open_directory(parents)
+        return self._directory
+
+    def store(self, file: SmallFile) -> Stored | Failed:
+        store, policy = self._store, self._put.policy
+        try:
+            parts = store._new(file.path)
+            store.check_policy(file.path, policy)
+            if not parts:
+                raise FileError("directory", "a file needs a name: the path given is the root itself")
+            if sums.block_sum([file.data]) != file.sum:
+                raise FileError("digest", f"{shown(file.path)}: it came damaged: repeat")
+            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy), store.root.fd)
+            try:
+                name = self._write(file, parts)
+                reservation.keep(len(file.data))
+            finally:
+                reservation.release()
+            return Stored(b"/".join([*parts[:-1], name]), sums.digest(file.sum, len(file.data)))
+        except FileError as error:
+            return Failed(error.kind, str(error))
+        except OSError as error:
+            return failed(file.path, error)
+
+    def _write(self, file: SmallFile, parts: list[bytes]) -> bytes:
+        store = self._store
+        directory = self._enter(parts[:-1])
+        key = b"small-" + xxh3_128(b"/".join(parts)).hexdigest().encode()
+        partial = Partial(store._state, key, len(file.data), file.mtime_ns, durable=store._durable)
+        try:
+            partial.begin(resume=False)
+            partial.write(0, [file.data], file.sum)
+            return partial.commit(directory, parts[-1], self._put.policy, file.mode, file.mtime_ns)
+        except BaseException:
+            partial.discard()
+            raise
+
+
+def _split(path: bytes) -> list[bytes]:
+    try:
+        return names.split(path)
+    except BadPathError as error:
+        raise FileError("name", f"{shown(path)}: {error}") from None
+
+
+def failed(path: bytes, error: OSError) -> Failed:
+    """The answer for an error of the system."""
+    told = in_words(path, error)
+    return Failed(told.kind, str(told))
+
+
+@contextlib.contextmanager
+def _told(path: bytes) -> Iterator[None]:
+    """Errors of the system get the path's name and words for people."""
+    try:
+        yield
+    except OSError as error:
+        raise in_words(path, error) from error

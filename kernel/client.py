@@ -91,7 +91,11 @@ class Client:
         """
         assert self._link is not None
         channel = self._link.open(service, handler, pieces=pieces)
-        await channel.wait_opened()
+        try:
+            await channel.wait_opened()
+        except asyncio.CancelledError:
+            channel.reset(Code.CANCELLED, "the client gave up")
+            raise
         return channel
 
     async def ping(self) -> float:

@@ -72,8 +72,8 @@ class Link:
 
     __slots__ = (
         "__weakref__", "_connection", "_deadline", "_deadline_at", "_ended", "_establishing_since", "_flush_scheduled",
-        "_lane", "_loop", "_owner", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max", "_write_finished",
-        "code", "corked", "message_bytes_max", "peer", "reliable", "session", "wanted",
+        "_lane", "_loop", "_owner", "_ping_number", "_pings", "_read_paused", "_reason", "_write_buffer_bytes_max",
+        "_write_finished", "code", "corked", "message_bytes_max", "peer", "reliable", "session", "wanted",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, session: Session, owner: LinkOwner, peer: Peer) -> None:
@@ -94,6 +94,7 @@ class Link:
         self._read_paused = False
         self._write_finished = False
         self._pings: dict[bytes, asyncio.Future[float]] | None = None
+        self._ping_number = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_at: float | None = None
         self._lane: LaneKeeper | None = None
@@ -210,10 +211,18 @@ class Link:
             self.schedule_flush()
 
     async def ping(self) -> float:
-        """Ask whether the peer is there; returns the round-trip time in seconds."""
+        """Ask whether the peer is there; returns the round-trip time in seconds.
+
+        Raises:
+            ChannelClosed: the connection is over.
+        """
+        if self.code is not None:
+            raise ChannelClosed(self.code, self._reason)
         if self._pings is None:
             self._pings = {}
-        payload = len(self._pings).to_bytes(8, "big")
+        # A number of its own for each: the answer to a ping that was given up must not pass for that to another.
+        self._ping_number += 1
+        payload = self._ping_number.to_bytes(8, "big")
         pong = self._pings[payload] = self._loop.create_future()
         self.session.ping(payload)
         self.schedule_flush()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,8 +93,9 @@ class Outbox:
         self._control: list[bytes] = []
         self.control_bytes = 0
         self._ready: deque[Stream] = deque()
-        self._starved: deque[Stream] = deque()
-        self._crowded: deque[Stream] = deque()
+        # Lists and no deques: an empty one costs a tenth, and every connection has them.
+        self._starved: list[Stream] = []
+        self._crowded: list[Stream] = []
         self._frame_bytes_max = 0
         self._message_bytes_max = 0
         self._assembly_bytes_max = 0
@@ -185,7 +186,8 @@ class Outbox:
         state.fin_due = False
         if state.queued:
             state.queued = False
-            next(queue for queue in (self._ready, self._starved, self._crowded) if stream in queue).remove(stream)
+            queues: tuple[MutableSequence[Stream], ...] = (self._ready, self._starved, self._crowded)
+            next(queue for queue in queues if stream in queue).remove(stream)
         self._end_long(state)
 
     def end(self) -> None:

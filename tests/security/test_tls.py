@@ -306,6 +306,7 @@ async def test_a_message_too_long_for_a_handshake_is_refused_from_its_header(sel
             await stranger.send(said[at : at + step])
             await asyncio.sleep(0)
         assert len(await stranger.read_to_end()) <= 7  # an alert, if anything
+        stranger.close()
         await until(lambda: link.code is not None)
         assert link.code is Code.PROTOCOL
 

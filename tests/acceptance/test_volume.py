@@ -9,39 +9,18 @@ import asyncio
 import hashlib
 import os
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from server_process import ServerProcess
+from acceptance.conftest import GUARD_SECONDS, KERNEL, Serve
 
 from kernel.plugins.echo.client import Plan, run
 from kernel.plugins.echo.payload import Payload, generated
 from kernel.plugins.echo.report import Tally, lines
 
-KERNEL = Path(sys.executable).with_name("kernel")
 MIB = 1024 * 1024
-# The machine that runs the long form may be slow, and busy.
-GUARD_SECONDS = 3600
 MEMORY_BYTES_MAX = 96 * MIB
-
-Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    started: list[ServerProcess] = []
-
-    def start(listen: str) -> ServerProcess:
-        environ = dict(os.environ, XDG_CONFIG_HOME=str(tmp_path))
-        arguments = ["--plugin", "echo", "--listen", listen, "--log-level", "warning"]
-        started.append(ServerProcess(KERNEL, arguments, environ, tmp_path, guard_seconds=GUARD_SECONDS))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.end()
 
 
 def memory_bytes(process: int) -> int:

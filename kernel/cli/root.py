@@ -33,6 +33,7 @@ class Own(NamedTuple):
 
 OWN = {
     "bench": Own("kernel.cli.bench", "bench", "Measure on this machine."),
+    "doctor": Own("kernel.cli.doctor", "doctor", "Look for what is wrong with this installation."),
     "keys": Own("kernel.cli.keys", "keys", "Make and look at shared keys."),
     "plugins": Own("kernel.cli.plugins", "plugins", "Look at plugins, check them, begin one of your own."),
     "serve": Own("kernel.cli.serve", "serve", "Serve plugins over any transports."),

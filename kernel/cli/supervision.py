@@ -25,13 +25,16 @@ def inherited_endpoints(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"fd://{_FIRST_FD + index}" for index in range(int(count) if count.isdecimal() else 0))
 
 
-def local_endpoints(port: int) -> tuple[str, ...]:
+def local_endpoints(port: int, *, make_directory: bool = True) -> tuple[str, ...]:
     """Where to listen when nobody says: a loopback port, and a UNIX socket that only its owner can reach."""
-    return (f"tcp://127.0.0.1:{port}", f"unix:{runtime_directory() / 'kernel.sock'}")
+    return (f"tcp://127.0.0.1:{port}", f"unix:{runtime_directory(make=make_directory) / 'kernel.sock'}")
 
 
-def runtime_directory() -> Path:
+def runtime_directory(*, make: bool = True) -> Path:
     """$XDG_RUNTIME_DIR, else a directory of the user's own in the place for temporary files.
+
+    Args:
+        make: make the latter where it is not there.
 
     Raises:
         StartError: somebody else has made that directory, or others can get in.
@@ -42,6 +45,8 @@ def runtime_directory() -> Path:
     if given and os.path.isdir(given):
         return Path(given)
     path = Path(tempfile.gettempdir(), f"kernel-{os.getuid()}")
+    if not make and not path.exists():
+        return path
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()

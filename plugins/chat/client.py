@@ -26,7 +26,7 @@ from typing import Any, cast
 from kernel import Channel, ChannelClosed, Code, DialError, KernelError, Keyring, UsageError, connect
 
 from . import protocol
-from .lines import Line, line_over
+from .lines import CLIENT_GIVES_UP_SECONDS, Line, line_over
 from .protocol import (
     BadMessage,
     Done,
@@ -215,9 +215,15 @@ class ChatClient:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    async def join(self, room: str, *, last: int = 50) -> Room:
-        """Come into a room; its last messages are in the answer, what is said from then on comes as events."""
-        return cast(Room, await self._request(Join(room=room, last=last)))
+    async def join(self, room: str, *, last: int = 50, since: int | None = None) -> Room:
+        """Come into a room. Its last messages are in the answer; what is said from then on comes as events.
+
+        Args:
+            since: the last message that was seen here; what was said since comes as events too.
+        """
+        if since is not None:
+            self._rooms[room] = _Joined(since, catching_up=True)
+        return cast(Room, await self._request(Join(room=room, last=last, since=since)))
 
     async def leave(self, room: str) -> None:
         await self._request(Leave(room=room))
@@ -276,7 +282,7 @@ class ChatClient:
         channel = await connect(
             self._endpoint, self._service, keys=self._keys, timeout_seconds=self._timeout_seconds
         )  # fmt: skip
-        line = line_over(channel)
+        line = line_over(channel, CLIENT_GIVES_UP_SECONDS)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._greet(channel, line)

@@ -10,12 +10,16 @@ import asyncio
 
 from kernel import Channel, Code
 
-from .reliable import GIVE_UP_SECONDS, Reliable
+from .reliable import Reliable
+
+SERVER_GIVES_UP_SECONDS = 15.0
+CLIENT_GIVES_UP_SECONDS = 4.0
+"""Less: a client that was too impatient comes back by another connection, and nothing is lost."""
 
 
-def line_over(channel: Channel) -> Line:
-    """The line that suits a channel."""
-    return Line(channel) if channel.reliable else DatagramLine(channel)
+def line_over(channel: Channel, give_up_seconds: float) -> Line:
+    """The line that suits a channel. `give_up_seconds`: on datagrams, how long a silence means the end."""
+    return Line(channel) if channel.reliable else DatagramLine(channel, give_up_seconds)
 
 
 class Line:
@@ -30,11 +34,6 @@ class Line:
     def pending_bytes(self) -> int:
         """What waits for the other side to read, or to acknowledge."""
         return self.channel.buffered_bytes
-
-    @property
-    def full(self) -> bool:
-        """More waits than is good."""
-        return self.channel.full
 
     @property
     def unacknowledged(self) -> int:
@@ -61,14 +60,12 @@ class Line:
 class DatagramLine(Line):
     """On a channel that loses messages."""
 
-    __slots__ = ("_closing", "_flushing", "_reliable", "_timer")
+    __slots__ = ("_closing", "_flushing", "_give_up_seconds", "_reliable", "_timer")
 
-    # The other side's window alone holds some; beyond this it does not keep up.
-    _FULL_BYTES = 128 * 1024
-
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, give_up_seconds: float) -> None:
         super().__init__(channel)
-        self._reliable = Reliable()
+        self._reliable = Reliable(give_up_seconds)
+        self._give_up_seconds = give_up_seconds
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._closing = False
@@ -76,10 +73,6 @@ class DatagramLine(Line):
     @property
     def pending_bytes(self) -> int:
         return self._reliable.pending_bytes + self.channel.buffered_bytes
-
-    @property
-    def full(self) -> bool:
-        return self.pending_bytes > self._FULL_BYTES
 
     @property
     def unacknowledged(self) -> int:
@@ -119,7 +112,9 @@ class DatagramLine(Line):
         now = loop.time()
         self._reliable.tick(now)
         if self._reliable.lost:
-            reason = f"{self._reliable.unacknowledged} messages were not acknowledged within {GIVE_UP_SECONDS:g} s"
+            reason = (
+                f"{self._reliable.unacknowledged} messages were not acknowledged within {self._give_up_seconds:g} s"
+            )
             self.channel.reset(Code.LOST, reason)
             return
         datagrams = self._reliable.data_to_send(now)

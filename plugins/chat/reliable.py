@@ -5,7 +5,7 @@ SEQUENCE is the number of the first message in it, the others follow; ACKNOWLEDG
 from the other side, and RECEIVED are those beyond it that are here already, so that only the holes are sent again.
 
 Each message is kept until it is acknowledged and sent again when that takes too long, less and less often. Who hears
-nothing for `GIVE_UP_SECONDS` gives up: `lost` is set, and what `unacknowledged` counts may not have arrived.
+nothing for `give_up_seconds` gives up: `lost` is set, and what `unacknowledged` counts may not have arrived.
 
 Invariants: messages are handed on in order, each once; at most `WINDOW_MESSAGES` are on their way, and no more are kept
 out of order; a datagram that makes no sense changes nothing.
@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-GIVE_UP_SECONDS = 15.0
 WINDOW_MESSAGES = 128
 DATAGRAM_BYTES = 1100
 """Messages share a datagram up to this size; a longer message has one of its own."""
@@ -43,12 +42,16 @@ class _Sent:
 class Reliable:
     """One end of a conversation.
 
+    Args:
+        give_up_seconds: silence of so long, while something waits for its acknowledgement, means the end.
+
     Attributes:
         lost: the other side has not answered for too long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, give_up_seconds: float) -> None:
         self.lost = False
+        self._give_up_seconds = give_up_seconds
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
@@ -141,7 +144,7 @@ class Reliable:
         """Time has passed: what waits for too long is due again."""
         if self._retry_at is None or now < self._retry_at:
             return
-        if self._heard_at is not None and now - self._heard_at >= GIVE_UP_SECONDS:
+        if self._heard_at is not None and now - self._heard_at >= self._give_up_seconds:
             self.lost = True
             self._retry_at = None
             return

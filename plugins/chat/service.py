@@ -15,7 +15,7 @@ from typing import Any
 from kernel import Channel, ChannelHandler, Code, OptionError, Service, ServiceContext
 
 from .backplane import MAILBOX, Backplane, Entry, Hub, Person, Taken
-from .lines import Line, line_over
+from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick
 from .options import ChatOptions, default_store
@@ -79,7 +79,7 @@ class Chat(Service, Hub):
     # --- seats call --------------------------------------------------------------------------------------------------
 
     def line(self, channel: Channel) -> Line:
-        return line_over(channel)
+        return line_over(channel, SERVER_GIVES_UP_SECONDS)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         return self.context.spawn(work)
@@ -101,6 +101,8 @@ class Chat(Service, Hub):
         if guest is None or guest.seat is not seat:
             return
         guest.seat = None
+        if code is Code.SLOW_READER:
+            self.context.log.warning("a slow reader was evicted", extra={"nick": guest.nick, "reason": reason})
         linger = self.chat_options.linger_seconds
         if seat.leaving is not None or not linger:
             self._forget(guest, reason if seat.leaving is None else seat.leaving)

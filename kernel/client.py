@@ -58,7 +58,8 @@ class Client:
         except TimeoutError:
             self.abort()
             raise DialError(
-                f"{self.endpoint} did not answer within {timeout_seconds:g} s: is a kernel server there?"
+                f"{self.endpoint} did not answer within {timeout_seconds:g} s: "
+                "is a kernel server there, and with the same ?framing= ?"
             ) from None
         except BaseException:
             self.abort()
@@ -145,7 +146,7 @@ class Client:
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
         if self._ready is not None and not self._ready.done():
-            if code is Code.UNAUTHENTICATED and self._key_id:
+            if reason == "authentication failed" and self._key_id:
                 reason += f" (we hold the key '{self._key_id}': it may be unknown there, or another one)"
             self._ready.set_exception(DialError(f"{self.endpoint}: {reason or code.label}", code))
         if self._ended is not None and not self._ended.done():

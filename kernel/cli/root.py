@@ -172,6 +172,8 @@ def run(arguments: list[str]) -> int:
     except click.Abort:
         return INTERRUPTED
     except KernelError as error:
+        if "--json" in arguments:
+            _print_refusal(error)
         return _fail(str(error), error.exit_code, error)
     except OSError as error:
         return _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), 1, error)
@@ -191,6 +193,15 @@ def _with_hint(error: click.ClickException) -> str:
     if not isinstance(error, click.UsageError) or error.ctx is None:
         return message
     return f"{message} ({error.ctx.command_path} --help shows what can be said)"
+
+
+def _print_refusal(error: KernelError) -> None:
+    """Who reads JSON gets an object also when there was no conversation: what the person reads, and the code of why."""
+    code = getattr(error, "code", None)
+    if code is not None:
+        from kernel.cli.output import print_json
+
+        print_json({"error": str(error), "code": code.label})
 
 
 def _fail(message: str, code: int, error: Exception | None = None) -> int:

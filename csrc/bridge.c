@@ -24,6 +24,7 @@ static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->assembler_type);
     Py_VISIT(state->reassembly_type);
     Py_VISIT(state->lane_type);
+    Py_VISIT(state->port_type);
     Py_VISIT(state->account_type);
     Py_VISIT(state->layout);
     return 0;
@@ -39,6 +40,7 @@ static int bridge_clear(PyObject *module)
     Py_CLEAR(state->assembler_type);
     Py_CLEAR(state->reassembly_type);
     Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->port_type);
     Py_CLEAR(state->account_type);
     Py_CLEAR(state->layout);
     return 0;

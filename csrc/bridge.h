@@ -20,6 +20,7 @@ typedef struct bridge_state {
     PyTypeObject *assembler_type;
     PyTypeObject *reassembly_type;
     PyTypeObject *lane_type;
+    PyTypeObject *port_type;
     PyTypeObject *account_type;
     PyObject *layout; /* the Length that was used last to encode, and what it says: */
     kf_length compiled;
@@ -65,13 +66,10 @@ PyObject *bridge_raise(PyObject *error);
 /* A writable memoryview of `size` bytes of the bytes object `message`, from `start` on. */
 PyObject *bridge_lend(bridge_state *state, PyObject *message, size_t start, size_t size);
 
-/* All messages, a list or tuple of bytes objects, each with the header that a kernel.framing.Length asks for, in one
- * new bytes object. */
-PyObject *bridge_encode_length(bridge_state *state, PyObject *layout, PyObject *messages);
-
-/* What Decoder.wanted, filled and feed do, for whoever receives in C. `room`: where the next bytes of a large frame
- * belong, good until Python code runs; NULL: receive anywhere, and feed. The frames are a new list. */
-uint8_t *bridge_decoder_room(PyObject *decoder, size_t *size);
+/* What Decoder.wanted, filled and feed do, for whoever receives in C. `room`: where the next bytes of a frame of which
+ * at least `least` are missing belong, good until Python code runs; NULL, and a size of 0: receive anywhere, and feed.
+ * The frames are a new list. */
+uint8_t *bridge_decoder_room(PyObject *decoder, size_t least, size_t *size);
 PyObject *bridge_decoder_filled(PyObject *decoder, size_t nbytes);
 PyObject *bridge_decoder_feed(PyObject *decoder, const uint8_t *data, size_t size);
 bool bridge_decoder_failed(PyObject *decoder);
@@ -84,6 +82,7 @@ typedef struct bridge_account {
     long long arriving_bytes;
     long long arriving_rest_bytes;
     long long sending_rest_bytes;
+    long long unfinished_bytes;
 } bridge_account;
 
 enum { BRIDGE_NOTHING = -1 };

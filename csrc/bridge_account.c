@@ -12,6 +12,7 @@ static PyMemberDef account_members[] = {
     NUMBER(arriving_bytes),
     NUMBER(arriving_rest_bytes),
     NUMBER(sending_rest_bytes),
+    NUMBER(unfinished_bytes),
     {NULL, 0, 0, 0, NULL},
 };
 

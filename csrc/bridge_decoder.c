@@ -304,19 +304,19 @@ PyObject *bridge_decoder_feed(PyObject *object, const uint8_t *data, size_t size
     return leave(self, &found, take_chunk(self, data, size, &found));
 }
 
-/* The rest of a large frame; its size is 0 where there is none. */
-static size_t room_bytes(const decoder *self)
+/* The rest of a frame, if that is at least so much, else 0. */
+static size_t room_bytes(const decoder *self, uint64_t least)
 {
     bool is_large = !self->is_busy && self->message != NULL && self->arrived >= strip_of(self) &&
-                    self->frame_bytes - self->arrived >= self->direct_bytes_min;
+                    self->frame_bytes - self->arrived >= least;
     return is_large ? (size_t)(self->frame_bytes - self->arrived) : 0;
 }
 
-uint8_t *bridge_decoder_room(PyObject *object, size_t *size)
+uint8_t *bridge_decoder_room(PyObject *object, size_t least, size_t *size)
 {
     decoder *self = (decoder *)object;
 
-    *size = room_bytes(self);
+    *size = room_bytes(self, least);
     return *size == 0 ? NULL : (uint8_t *)PyBytes_AsString(self->message) + (self->arrived - strip_of(self));
 }
 
@@ -373,7 +373,7 @@ static PyObject *decoder_wanted(PyObject *object, PyObject *ignored)
     decoder *self = (decoder *)object;
     (void)ignored;
 
-    size_t size = room_bytes(self);
+    size_t size = room_bytes(self, self->direct_bytes_min);
     if (size == 0)
         Py_RETURN_NONE;
     release_view(self);

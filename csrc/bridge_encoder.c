@@ -128,15 +128,6 @@ static void write_length(const kf_length *layout, PyObject *messages, uint8_t *o
     }
 }
 
-PyObject *bridge_encode_length(bridge_state *state, PyObject *layout, PyObject *messages)
-{
-    Py_ssize_t total = use_layout(state, layout) < 0 ? -1 : length_total(state, messages);
-    PyObject *encoded = total < 0 ? NULL : PyBytes_FromStringAndSize(NULL, total);
-    if (encoded != NULL)
-        write_length(&state->compiled, messages, (uint8_t *)PyBytes_AsString(encoded));
-    return encoded;
-}
-
 PyDoc_STRVAR(encode_length_doc, "encode_length($module, layout, messages, /)\n--\n\n"
                                 "All messages, each with its header, in one buffer.");
 
@@ -149,7 +140,10 @@ static PyObject *encode_length(PyObject *module, PyObject *const *arguments, Py_
     PyObject *messages = plain_messages(arguments[1]);
     if (messages == NULL)
         return NULL;
-    PyObject *encoded = bridge_encode_length(state, arguments[0], messages);
+    Py_ssize_t total = use_layout(state, arguments[0]) < 0 ? -1 : length_total(state, messages);
+    PyObject *encoded = total < 0 ? NULL : PyBytes_FromStringAndSize(NULL, total);
+    if (encoded != NULL)
+        write_length(&state->compiled, messages, (uint8_t *)PyBytes_AsString(encoded));
     Py_DECREF(messages);
     return encoded;
 }

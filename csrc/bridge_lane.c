@@ -1,54 +1,31 @@
-/* Lane: the short way of a plain framing's messages, socket to service to socket, in one call of the event loop's.
- *
- *     readable -> recv -> decode -> on_messages(channel, messages) -> take ... -> encode -> send
- *
- * The lane knows the usual and nothing else. Whatever is unusual closes it and is told to its keeper, a Python object
- * (kernel/lane.py), which goes on from exactly there and opens it again when all that has passed.
- *
- * Invariants: `out` holds messages only while the handler runs (`is_inside`); while the lane is open nothing that was
- * sent before waits anywhere else. The socket calls never wait, so the GIL is kept: giving it up and taking it back
- * costs more, and beside a busy thread a thousand times more.
- */
+/* Lane: what it receives, whom it hands that to, and when it gives up. bridge_lane.h says what a lane is. */
+#include "bridge_lane.h"
+
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "bridge.h"
+#include "kf_bytes.h"
 
 enum {
     READS_PER_TURN = 4,
-    JOIN_BYTES_MAX = 16384,     /* longer messages are sent from where they are */
-    BACKLOG_BYTES_MAX = 262144, /* what a handler may send in one turn before the session takes over */
-    GATHER_MAX = 64,            /* messages in one call that gathers them */
+    DIRECT_BYTES_MIN = 32768, /* the rest of a frame that is received into the frame's own buffer */
+    SPILL_BYTES = 4096,       /* received with it, or after it: the next frame's header, and not much to copy */
 };
 
-typedef struct lane {
-    PyObject_HEAD bridge_state *state;
-    int fd;
-    bool is_open;
-    bool is_inside;
-    PyObject *layout_object; /* a kernel.framing.Length, and */
-    kf_length layout;        /* what it says */
-    Py_buffer scratch;
-    PyObject *decoder;
-    PyObject *channel;
-    PyObject *on_messages;
-    PyObject *keeper;
-    PyObject *out;
-    size_t out_bytes;
-    size_t longest_bytes;
-    unsigned long long reads;
-} lane;
+/* What came of frames. */
+typedef enum { BROKEN, DONE, UNUSUAL } outcome; /* BROKEN: an exception is set */
 
-/* Tells the keeper, and drops what it answers. `result` is what it was called with. */
+/* --- The keeper -------------------------------------------------------------------------------------------- */
+
+/* Drops what the keeper answers. `result` is what it was called with. */
 static bool told(PyObject *result)
 {
     Py_XDECREF(result);
     return result != NULL;
 }
 
-static bool tell_failure(lane *self)
+static bool tell_failure(bridge_lane *self, PyObject *channel)
 {
     PyObject *type, *error, *traceback;
 
@@ -56,190 +33,294 @@ static bool tell_failure(lane *self)
     PyErr_NormalizeException(&type, &error, &traceback);
     if (error != NULL && traceback != NULL)
         PyException_SetTraceback(error, traceback);
-    bool result = told(PyObject_CallMethod(self->keeper, "failed", "O", error));
+    bool result = told(PyObject_CallMethod(self->keeper, "failed", "OO", channel, error));
     Py_XDECREF(type);
     Py_XDECREF(error);
     Py_XDECREF(traceback);
     return result;
 }
 
-/* --- Sending ----------------------------------------------------------------------------------------------- */
-
-static PyObject *taken_out(lane *self)
+/* Sends what the handlers gave; the keeper gets what the socket did not take. */
+static bool flush(bridge_lane *self)
 {
-    PyObject *out = self->out;
-    self->out = NULL;
-    self->out_bytes = self->longest_bytes = 0;
-    return out != NULL ? out : PyList_New(0);
+    if (self->out.total == 0)
+        return true;
+    size_t sent = bridge_outgoing_send(&self->out, self->fd);
+    if (sent == self->out.total) {
+        bridge_outgoing_clear(&self->out);
+        return true;
+    }
+    self->is_open = false;
+    PyObject *buffers = bridge_outgoing_list(&self->out);
+    bridge_outgoing_clear(&self->out);
+    if (buffers == NULL)
+        return false;
+    return told(PyObject_CallMethod(self->keeper, "unsent", "Nn", buffers, (Py_ssize_t)sent));
 }
 
-/* Sends messages from where they are; -1 with errno as `send` has it, *total is what there was to send. *fits: false
- * for a message that the layout can't carry, nothing is sent then. */
-static ssize_t send_gathered(const lane *self, PyObject *messages, size_t *total, bool *fits)
-{
-    uint8_t fields[GATHER_MAX][8];
-    struct iovec parts[3 * GATHER_MAX];
-    struct msghdr message = {.msg_iov = parts};
-    uint32_t offset = self->layout.offset, width = self->layout.width;
+/* --- Delivering -------------------------------------------------------------------------------------------- */
 
-    *total = 0;
-    for (Py_ssize_t i = 0, count = PyList_Size(messages); i < count; i++) {
-        PyObject *item = PyList_GetItem(messages, i);
-        char *data = PyBytes_AsString(item);
-        size_t size = (size_t)Py_SIZE(item);
-        *fits =
-            size - offset <= self->layout.frame_bytes_max && kf_length_pack(&self->layout, size - offset, fields[i]);
-        if (!*fits) /* a size less than the prefix wraps round to more than any limit */
-            return -1;
-        struct iovec *part = &parts[3 * i];
-        part[0] = (struct iovec){.iov_base = data, .iov_len = offset};
-        part[1] = (struct iovec){.iov_base = fields[i], .iov_len = width};
-        part[2] = (struct iovec){.iov_base = data + offset, .iov_len = size - offset};
-        message.msg_iovlen += 3;
-        *total += size + width;
+/* A port's handler has answered, or raised; what it was given costs so much. */
+static bool settle(bridge_port *port, PyObject *answer, long long cost)
+{
+    bridge_lane *self = port->lane;
+
+    self->is_inside = false;
+    Py_XDECREF(answer);
+    if (answer == NULL) {
+        if (!self->is_knl) /* it can only lose its connection: nothing more is said */
+            bridge_outgoing_clear(&self->out);
+        if (!tell_failure(self, port->channel))
+            return false;
     }
-    return sendmsg(self->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (!self->is_open || !port->is_open) /* then it is not consumed for sure */
+        return told(PyObject_CallMethod(self->keeper, "left", "OL", port->channel, cost));
+    return !self->is_knl || bridge_port_consumed(port, cost);
 }
 
-static ssize_t send_joined(const lane *self, PyObject *encoded)
+static bool deliver(bridge_port *port, PyObject *messages, long long cost)
 {
-    return send(self->fd, PyBytes_AsString(encoded), (size_t)Py_SIZE(encoded), MSG_DONTWAIT | MSG_NOSIGNAL);
-}
+    PyObject *on_messages = Py_NewRef(port->on_messages), *channel = Py_NewRef(port->channel);
 
-/* Sends what the handler gave; the keeper gets what the socket did not take. */
-static bool flush(lane *self)
-{
-    bool gathers = self->longest_bytes > JOIN_BYTES_MAX && PyList_Size(self->out) <= GATHER_MAX;
-    PyObject *out = taken_out(self);
-    size_t total = 0;
-    ssize_t sent = -1;
-
-    if (gathers)
-        sent = send_gathered(self, out, &total, &gathers);
-    if (!gathers) {
-        PyObject *encoded = bridge_encode_length(self->state, self->layout_object, out);
-        if (encoded == NULL) {
-            Py_DECREF(out);
-            return tell_failure(self);
-        }
-        total = (size_t)Py_SIZE(encoded);
-        sent = send_joined(self, encoded);
-        Py_DECREF(encoded);
-    }
-    bool result = true;
-    if (sent < 0 || (size_t)sent < total) {
-        self->is_open = false;
-        result = told(PyObject_CallMethod(self->keeper, "unsent", "On", out, sent < 0 ? 0 : (Py_ssize_t)sent));
-    }
-    Py_DECREF(out);
+    Py_INCREF(port);
+    port->lane->is_inside = true;
+    PyObject *answer = PyObject_CallFunctionObjArgs(on_messages, channel, messages, NULL);
+    bool result = settle(port, answer, cost);
+    Py_DECREF(port);
+    Py_DECREF(on_messages);
+    Py_DECREF(channel);
     return result;
 }
 
-static int add_out(lane *self, PyObject *message)
+static bool deliver_piece(bridge_port *port, PyObject *piece, long long message_bytes, bool last, long long cost)
 {
-    size_t size = (size_t)Py_SIZE(message);
-    if (self->out == NULL && (self->out = PyList_New(0)) == NULL)
-        return -1;
-    if (PyList_Append(self->out, message) < 0)
-        return -1;
-    self->out_bytes += size;
-    if (size > self->longest_bytes)
-        self->longest_bytes = size;
-    return 0;
+    PyObject *on_piece = Py_NewRef(port->on_piece), *channel = Py_NewRef(port->channel);
+    PyObject *total = PyLong_FromLongLong(message_bytes), *answer = NULL;
+
+    Py_INCREF(port);
+    port->lane->is_inside = true;
+    if (total != NULL)
+        answer = PyObject_CallFunctionObjArgs(on_piece, channel, piece, total, last ? Py_True : Py_False, NULL);
+    Py_XDECREF(total);
+    bool result = settle(port, answer, cost);
+    Py_DECREF(port);
+    Py_DECREF(on_piece);
+    Py_DECREF(channel);
+    return result;
 }
 
-static bool has_room(const lane *self)
+/* --- Runs of KNL frames ------------------------------------------------------------------------------------ */
+
+typedef struct run {
+    long type;
+    long flags;
+    PyObject *channel; /* borrowed, as are the payloads */
+    PyObject *payloads;
+    Py_ssize_t count;
+    Py_ssize_t taken; /* payloads that were dealt with */
+} run;
+
+static void read_run(PyObject *tuple, run *found)
 {
-    return self->is_inside && self->is_open && self->out_bytes <= BACKLOG_BYTES_MAX;
+    found->type = PyLong_AsLong(PyTuple_GetItem(tuple, 0));
+    found->flags = PyLong_AsLong(PyTuple_GetItem(tuple, 1));
+    found->channel = PyTuple_GetItem(tuple, 2);
+    found->payloads = PyTuple_GetItem(tuple, 3);
+    found->count = PyList_Size(found->payloads);
+    found->taken = 0;
 }
 
-PyDoc_STRVAR(take_doc, "take($self, message, /)\n--\n\nA message to send; False: it has to go the long way.");
-
-static PyObject *lane_take(PyObject *object, PyObject *message)
+/* The run without the payloads that were dealt with, a new reference. */
+static PyObject *rest_of(const run *found)
 {
-    lane *self = (lane *)object;
+    PyObject *payloads = PyList_GetSlice(found->payloads, found->taken, found->count);
+    long long total = 0;
 
-    if (!has_room(self) || !PyBytes_CheckExact(message))
-        Py_RETURN_FALSE;
-    if (add_out(self, message) < 0)
+    if (payloads == NULL)
         return NULL;
-    Py_RETURN_TRUE;
+    for (Py_ssize_t i = 0; i < PyList_Size(payloads); i++)
+        total += Py_SIZE(PyList_GetItem(payloads, i));
+    return Py_BuildValue("llONL", found->type, found->flags, found->channel, payloads, total);
 }
 
-PyDoc_STRVAR(take_many_doc, "take_many($self, messages, /)\n--\n\nA list of messages; False: they have to go the long "
-                            "way, all of them.");
-
-static PyObject *lane_take_many(PyObject *object, PyObject *messages)
+/* The channel's port, borrowed; NULL: it has none, or that is closed. */
+static bridge_port *port_of(const bridge_lane *self, PyObject *channel)
 {
-    lane *self = (lane *)object;
+    bridge_port *port = (bridge_port *)PyDict_GetItemWithError(self->ports, channel);
+    return port != NULL && port->is_open ? port : NULL;
+}
 
-    if (!has_room(self) || !PyList_CheckExact(messages))
-        Py_RETURN_FALSE;
-    Py_ssize_t count = PyList_Size(messages);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!PyBytes_CheckExact(PyList_GetItem(messages, i)))
-            Py_RETURN_FALSE;
+/* The peer pays for a frame of so much. */
+static bool is_paid(bridge_port *port, long long cost)
+{
+    bridge_account *account = port->account, *connection = port->lane->account;
+    if (cost > account->receive_credit_bytes || cost > connection->receive_credit_bytes)
+        return false;
+    account->receive_credit_bytes -= cost;
+    connection->receive_credit_bytes -= cost;
+    return true;
+}
+
+/* All that is left of the run, as messages. */
+static outcome take_messages(bridge_port *port, run *found, long long payload_bytes)
+{
+    long long cost = payload_bytes + KF_KNL_HEADER_BYTES * (long long)(found->count - found->taken);
+    if (!is_paid(port, cost))
+        return UNUSUAL;
+    found->taken = found->count;
+    return deliver(port, found->payloads, cost) ? DONE : BROKEN;
+}
+
+/* The next payload as a part of a long message. */
+static outcome take_piece(bridge_port *port, run *found)
+{
+    bridge_account *account = port->account;
+    PyObject *payload = PyList_GetItem(found->payloads, found->taken);
+    bool begins = found->flags & BRIDGE_BEGIN, last = !(found->flags & BRIDGE_MORE);
+    long long size = Py_SIZE(payload), cost = size + KF_KNL_HEADER_BYTES;
+    long long message_bytes = account->arriving_bytes, rest = account->arriving_rest_bytes;
+    const uint8_t *data = (const uint8_t *)PyBytes_AsString(payload);
+
+    if (port->on_piece == NULL || begins != (message_bytes == BRIDGE_NOTHING))
+        return UNUSUAL;
+    if (begins) {
+        if (size < BRIDGE_PREFIX_BYTES || kf_load64(data) > INT64_MAX)
+            return UNUSUAL;
+        message_bytes = rest = (long long)kf_load64(data);
+        size -= BRIDGE_PREFIX_BYTES;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (add_out(self, PyList_GetItem(messages, i)) < 0)
-            return NULL;
+    rest -= size;
+    if (rest < 0 || last != (rest == 0) || !is_paid(port, cost))
+        return UNUSUAL;
+    account->arriving_bytes = last ? BRIDGE_NOTHING : message_bytes;
+    account->arriving_rest_bytes = rest;
+    found->taken++;
+    PyObject *piece =
+        begins ? PyBytes_FromStringAndSize((const char *)data + BRIDGE_PREFIX_BYTES, size) : Py_NewRef(payload);
+    bool result = piece != NULL && deliver_piece(port, piece, message_bytes, last, cost);
+    Py_XDECREF(piece);
+    return result ? DONE : BROKEN;
+}
+
+static outcome take_data(bridge_lane *self, run *found, long long payload_bytes)
+{
+    bridge_port *port = port_of(self, found->channel);
+    outcome result = DONE;
+
+    if (port == NULL || found->flags & ~(KF_KNL_CHECKSUM | BRIDGE_BEGIN | BRIDGE_MORE))
+        return UNUSUAL;
+    Py_INCREF(port);
+    while (result == DONE && found->taken < found->count) {
+        bool is_part = port->account->arriving_bytes != BRIDGE_NOTHING || found->flags & (BRIDGE_BEGIN | BRIDGE_MORE);
+        if (!self->is_open || !port->is_open || (!is_part && found->taken > 0))
+            result = UNUSUAL; /* short messages behind the end of a long one are a run of their own */
+        else
+            result = is_part ? take_piece(port, found) : take_messages(port, found, payload_bytes);
     }
-    Py_RETURN_TRUE;
+    Py_DECREF(port);
+    return result;
 }
 
-PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nClose the lane; returns the messages that were taken and not sent.");
-
-static PyObject *lane_close(PyObject *object, PyObject *ignored)
+static outcome take_credit(bridge_lane *self, run *found)
 {
-    lane *self = (lane *)object;
-    (void)ignored;
+    bool is_connection = PyLong_AsUnsignedLong(found->channel) == 0;
+    bridge_port *port = is_connection ? NULL : port_of(self, found->channel);
 
-    self->is_open = false;
-    return taken_out(self);
+    if (port == NULL && !is_connection)
+        return UNUSUAL;
+    for (; found->taken < found->count; found->taken++) {
+        PyObject *payload = PyList_GetItem(found->payloads, found->taken);
+        if (!bridge_lane_credited(self, port, (const uint8_t *)PyBytes_AsString(payload), (size_t)Py_SIZE(payload)))
+            return UNUSUAL;
+    }
+    return DONE;
 }
 
-PyDoc_STRVAR(reopen_doc, "reopen($self, /)\n--\n\nAll that was unusual has passed.");
-
-static PyObject *lane_reopen(PyObject *object, PyObject *ignored)
+/* Deals with runs as far as they are usual: from *at on they are not. A run of which a part is left is replaced by
+ * that part. */
+static bool take_runs(bridge_lane *self, PyObject *runs, Py_ssize_t *at)
 {
-    (void)ignored;
-    ((lane *)object)->is_open = true;
-    Py_RETURN_NONE;
+    run found;
+
+    for (Py_ssize_t count = PyList_Size(runs); *at < count && self->is_open; ++*at) {
+        PyObject *tuple = PyList_GetItem(runs, *at);
+        outcome result = UNUSUAL;
+        read_run(tuple, &found);
+        if (found.type == BRIDGE_DATA)
+            result = take_data(self, &found, PyLong_AsLongLong(PyTuple_GetItem(tuple, 4)));
+        else if (found.type == BRIDGE_CREDIT)
+            result = take_credit(self, &found);
+        if (result == BROKEN)
+            return false;
+        if (result == UNUSUAL) {
+            if (found.taken > 0) {
+                PyObject *rest = rest_of(&found);
+                return rest != NULL && PyList_SetItem(runs, *at, rest) == 0;
+            }
+            return true;
+        }
+    }
+    return true;
 }
 
 /* --- Receiving --------------------------------------------------------------------------------------------- */
 
-/* Hands messages to the service, and sends what it answers. */
-static bool deliver(lane *self, PyObject *messages, ssize_t nbytes)
+/* Hands on what was decoded, sends what is answered, and leaves the rest to the keeper. */
+static bool handle(bridge_lane *self, PyObject *frames, Py_ssize_t nbytes)
 {
-    PyObject *on_messages = Py_NewRef(self->on_messages), *channel = Py_NewRef(self->channel);
+    bool is_corrupt = bridge_decoder_failed(self->decoder);
+    Py_ssize_t at = 0, count = PyList_Size(frames);
+    bridge_port *port = (bridge_port *)self->ports;
 
-    self->is_inside = true;
-    PyObject *answer = PyObject_CallFunctionObjArgs(on_messages, channel, messages, NULL);
-    self->is_inside = false;
-    Py_DECREF(on_messages);
-    Py_DECREF(channel);
-    Py_XDECREF(answer);
-    if (answer == NULL) {
-        Py_CLEAR(self->out);
-        return tell_failure(self);
+    if (is_corrupt) { /* all that stands before is the session's, too */
+    } else if (self->is_knl) {
+        if (!take_runs(self, frames, &at))
+            return false;
+    } else if (count > 0 && port->is_open) {
+        at = count;
+        if (!deliver(port, frames, nbytes))
+            return false;
     }
-    if (!self->is_open) /* the handler has closed it: what was delivered is not consumed for sure */
-        return told(PyObject_CallMethod(self->keeper, "left", "n", (Py_ssize_t)nbytes));
-    return self->out == NULL || flush(self);
+    if (self->is_open && !flush(self))
+        return false;
+    if (at == count && !is_corrupt)
+        return true;
+    self->is_open = false;
+    PyObject *rest = PyList_GetSlice(frames, at, count);
+    return rest != NULL && told(PyObject_CallMethod(self->keeper, "undelivered", "N", rest));
+}
+
+/* Feeds what was received: `direct` bytes into the frame's own buffer, then `spilled` bytes into the scratch. */
+static PyObject *decode(bridge_lane *self, size_t direct, size_t spilled)
+{
+    if (direct == 0)
+        return bridge_decoder_feed(self->decoder, self->scratch.buf, spilled);
+    PyObject *frames = bridge_decoder_filled(self->decoder, direct);
+    if (frames == NULL || spilled == 0 || bridge_decoder_failed(self->decoder))
+        return frames;
+    PyObject *more = bridge_decoder_feed(self->decoder, self->scratch.buf, spilled);
+    Py_ssize_t end = PyList_Size(frames);
+    if (more == NULL || PyList_SetSlice(frames, end, end, more) < 0)
+        Py_CLEAR(frames);
+    Py_XDECREF(more);
+    return frames;
 }
 
 /* One read. false: an exception is set. *goes_on: there may be more to read at once. */
-static bool read_once(lane *self, bool *goes_on)
+static bool read_once(bridge_lane *self, bool *goes_on)
 {
-    size_t room;
-    uint8_t *place = bridge_decoder_room(self->decoder, &room);
-    bool is_direct = place != NULL;
-    if (!is_direct) {
-        place = self->scratch.buf;
-        room = (size_t)self->scratch.len;
-    }
-    ssize_t nbytes = recv(self->fd, place, room, MSG_DONTWAIT);
+    struct iovec parts[2];
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    size_t least = self->expects_large ? 1 : DIRECT_BYTES_MIN, direct;
+
+    parts[0].iov_base = bridge_decoder_room(self->decoder, least, &direct);
+    parts[0].iov_len = direct;
+    parts[1].iov_base = self->scratch.buf;
+    parts[1].iov_len = direct > 0 || self->expects_large ? SPILL_BYTES : (size_t)self->scratch.len;
+    self->expects_large = direct > 0;
+    size_t room = direct + parts[1].iov_len;
+    ssize_t nbytes = direct > 0 ? recvmsg(self->fd, &message, MSG_DONTWAIT)
+                                : recv(self->fd, parts[1].iov_base, parts[1].iov_len, MSG_DONTWAIT);
     *goes_on = false;
     if (nbytes <= 0) {
         if (nbytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
@@ -248,19 +329,13 @@ static bool read_once(lane *self, bool *goes_on)
         return told(PyObject_CallMethod(self->keeper, "ended", "i", nbytes < 0 ? errno : 0));
     }
     self->reads++;
-    PyObject *messages = is_direct ? bridge_decoder_filled(self->decoder, (size_t)nbytes)
-                                   : bridge_decoder_feed(self->decoder, place, (size_t)nbytes);
-    if (messages == NULL)
-        return false;
-    bool result = true;
-    if (bridge_decoder_failed(self->decoder)) {
-        self->is_open = false;
-        result = told(PyObject_CallMethod(self->keeper, "decoded", "On", messages, (Py_ssize_t)nbytes));
-    } else if (PyList_Size(messages) > 0) {
-        result = deliver(self, messages, nbytes);
-    }
-    Py_DECREF(messages);
     *goes_on = (size_t)nbytes == room;
+    size_t placed = (size_t)nbytes < direct ? (size_t)nbytes : direct;
+    PyObject *frames = decode(self, placed, (size_t)nbytes - placed);
+    if (frames == NULL)
+        return false;
+    bool result = handle(self, frames, nbytes);
+    Py_DECREF(frames);
     return result;
 }
 
@@ -268,7 +343,7 @@ PyDoc_STRVAR(on_readable_doc, "on_readable($self, /)\n--\n\nThe socket has somet
 
 static PyObject *lane_on_readable(PyObject *object, PyObject *ignored)
 {
-    lane *self = (lane *)object;
+    bridge_lane *self = (bridge_lane *)object;
     bool goes_on = true;
     (void)ignored;
 
@@ -281,61 +356,122 @@ static PyObject *lane_on_readable(PyObject *object, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
+/* --- Opening and closing ----------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(close_doc, "close($self, /)\n--\n\nClose the lane; returns buffers that were not sent.");
+
+static PyObject *lane_close(PyObject *object, PyObject *ignored)
+{
+    bridge_lane *self = (bridge_lane *)object;
+    (void)ignored;
+
+    self->is_open = false;
+    PyObject *buffers = bridge_outgoing_list(&self->out);
+    bridge_outgoing_clear(&self->out);
+    return buffers;
+}
+
+PyDoc_STRVAR(reopen_doc, "reopen($self, /)\n--\n\nAll that was unusual has passed.");
+
+static PyObject *lane_reopen(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    ((bridge_lane *)object)->is_open = true;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(add_doc, "add($self, number, account, channel, on_messages, on_piece, /)\n--\n\nThe port of a "
+                      "channel, closed. account, on_piece: or None.");
+
+static PyObject *lane_add(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+    bridge_lane *self = (bridge_lane *)object;
+    uint64_t number;
+
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "add() takes 5 arguments, %zd given", count);
+    if (!bridge_integer(self->state, arguments[0], "number", UINT32_MAX, &number))
+        return NULL;
+    if (self->is_knl && !PyObject_TypeCheck(arguments[1], self->state->account_type)) {
+        PyErr_SetString(PyExc_TypeError, "add() takes an account of the C engine");
+        return NULL;
+    }
+    bridge_port *port = bridge_make_port(self, (uint32_t)number, self->is_knl ? arguments[1] : NULL, arguments[2],
+                                         arguments[3], arguments[4]);
+    if (port == NULL)
+        return NULL;
+    if (!self->is_knl) {
+        Py_XDECREF(self->ports);
+        self->ports = Py_NewRef(port);
+    } else if (PyDict_SetItem(self->ports, arguments[0], (PyObject *)port) < 0) {
+        Py_CLEAR(port);
+    }
+    return (PyObject *)port;
+}
+
+PyDoc_STRVAR(remove_doc, "remove($self, number, /)\n--\n\nA channel is over.");
+
+static PyObject *lane_remove(PyObject *object, PyObject *number)
+{
+    bridge_lane *self = (bridge_lane *)object;
+    if (self->is_knl && PyDict_DelItem(self->ports, number) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 /* --- The type ---------------------------------------------------------------------------------------------- */
 
 static PyObject *get_reads(PyObject *object, void *ignored)
 {
     (void)ignored;
-    return PyLong_FromUnsignedLongLong(((lane *)object)->reads);
+    return PyLong_FromUnsignedLongLong(((bridge_lane *)object)->reads);
 }
 
 static PyObject *get_is_open(PyObject *object, void *ignored)
 {
     (void)ignored;
-    return PyBool_FromLong(((lane *)object)->is_open);
+    return PyBool_FromLong(((bridge_lane *)object)->is_open);
 }
 
 static int lane_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    lane *self = (lane *)object;
+    bridge_lane *self = (bridge_lane *)object;
     Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->layout_object);
     Py_VISIT(self->decoder);
-    Py_VISIT(self->channel);
-    Py_VISIT(self->on_messages);
     Py_VISIT(self->keeper);
-    Py_VISIT(self->out);
+    Py_VISIT(self->ports);
     return 0;
 }
 
 static int lane_clear(PyObject *object)
 {
-    lane *self = (lane *)object;
-    Py_CLEAR(self->layout_object);
+    bridge_lane *self = (bridge_lane *)object;
+    self->is_open = false;
     Py_CLEAR(self->decoder);
-    Py_CLEAR(self->channel);
-    Py_CLEAR(self->on_messages);
     Py_CLEAR(self->keeper);
-    Py_CLEAR(self->out);
+    Py_CLEAR(self->ports);
     return 0;
 }
 
 static void lane_dealloc(PyObject *object)
 {
+    bridge_lane *self = (bridge_lane *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     lane_clear(object);
-    PyBuffer_Release(&((lane *)object)->scratch);
+    bridge_outgoing_clear(&self->out);
+    Py_XDECREF(self->account);
+    PyBuffer_Release(&self->scratch);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
 
 static PyMethodDef lane_methods[] = {
     {"on_readable", lane_on_readable, METH_NOARGS, on_readable_doc},
-    {"take", lane_take, METH_O, take_doc},
-    {"take_many", lane_take_many, METH_O, take_many_doc},
     {"close", lane_close, METH_NOARGS, close_doc},
     {"reopen", lane_reopen, METH_NOARGS, reopen_doc},
+    {"add", BRIDGE_FAST(lane_add), add_doc},
+    {"remove", lane_remove, METH_O, remove_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -346,7 +482,7 @@ static PyGetSetDef lane_attributes[] = {
 };
 
 static PyType_Slot lane_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The short way between a socket and a service.")},
+    {Py_tp_doc, (void *)PyDoc_STR("The short way between a socket and its services.")},
     {Py_tp_methods, lane_methods},
     {Py_tp_getset, lane_attributes},
     {Py_tp_traverse, (void *)lane_traverse},
@@ -357,48 +493,97 @@ static PyType_Slot lane_slots[] = {
 
 static PyType_Spec lane_spec = {
     .name = "kernel._bridge.Lane",
-    .basicsize = sizeof(lane),
+    .basicsize = sizeof(bridge_lane),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = lane_slots,
 };
 
-PyDoc_STRVAR(make_doc, "lane($module, fd, scratch, decoder, layout, channel, on_messages, keeper, /)\n--\n\n"
-                       "An open lane. scratch: the loop's receive buffer; decoder: one of length_decoder's.");
+/* --- Making one -------------------------------------------------------------------------------------------- */
 
-static PyObject *make_lane(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+/* A lane of no framing yet. */
+static bridge_lane *new_lane(bridge_state *state, PyObject *const *arguments)
 {
-    bridge_state *state = PyModule_GetState(module);
     uint64_t fd;
 
-    if (count != 7)
-        return PyErr_Format(PyExc_TypeError, "lane() takes 7 arguments, %zd given", count);
     if (!PyObject_TypeCheck(arguments[2], state->decoder_type)) {
-        PyErr_SetString(PyExc_TypeError, "lane() takes a decoder of the C engine");
+        PyErr_SetString(PyExc_TypeError, "a lane takes a decoder of the C engine");
         return NULL;
     }
     if (!bridge_integer(state, arguments[0], "fd", INT32_MAX, &fd))
         return NULL;
-    lane *self = (lane *)PyType_GenericAlloc(state->lane_type, 0);
+    bridge_lane *self = (bridge_lane *)PyType_GenericAlloc(state->lane_type, 0);
     if (self == NULL)
         return NULL;
     self->state = state;
     self->fd = (int)fd;
-    self->is_open = true;
-    if (PyObject_GetBuffer(arguments[1], &self->scratch, PyBUF_WRITABLE) < 0 ||
-        bridge_length(arguments[3], &self->layout) < 0) {
+    if (PyObject_GetBuffer(arguments[1], &self->scratch, PyBUF_WRITABLE) == 0 && self->scratch.len < SPILL_BYTES)
+        PyErr_SetString(PyExc_ValueError, "the scratch is too small");
+    if (PyErr_Occurred()) {
         Py_DECREF(self);
         return NULL;
     }
     self->decoder = Py_NewRef(arguments[2]);
-    self->layout_object = Py_NewRef(arguments[3]);
-    self->channel = Py_NewRef(arguments[4]);
-    self->on_messages = Py_NewRef(arguments[5]);
-    self->keeper = Py_NewRef(arguments[6]);
+    self->keeper = Py_NewRef(arguments[3]);
+    return self;
+}
+
+PyDoc_STRVAR(length_lane_doc, "length_lane($module, fd, scratch, decoder, keeper, layout, /)\n--\n\n"
+                              "A closed lane of one channel. scratch: the loop's receive buffer.");
+
+static PyObject *length_lane(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    if (count != 5)
+        return PyErr_Format(PyExc_TypeError, "length_lane() takes 5 arguments, %zd given", count);
+    bridge_lane *self = new_lane(PyModule_GetState(module), arguments);
+    if (self != NULL && bridge_length(arguments[4], &self->layout) < 0)
+        Py_CLEAR(self);
+    return (PyObject *)self;
+}
+
+PyDoc_STRVAR(knl_lane_doc,
+             "knl_lane($module, fd, scratch, decoder, keeper, account, flags, frame_bytes_max, free_credit_bytes, "
+             "channel_window_bytes, connection_window_bytes, message_bytes_max, unfinished_bytes_max, /)\n--\n\n"
+             "A closed lane of many channels. account: the connection's; the rest: what both sides have agreed on.");
+
+static PyObject *knl_lane(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
+{
+    static const char *const names[] = {"flags", "frame_bytes_max", "free_credit_bytes", "channel_window_bytes",
+                                        "connection_window_bytes", "message_bytes_max", "unfinished_bytes_max"};
+    static const uint64_t highs[] = {UINT16_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, INT64_MAX, INT64_MAX};
+    bridge_state *state = PyModule_GetState(module);
+    uint64_t terms[7];
+
+    if (count != 12)
+        return PyErr_Format(PyExc_TypeError, "knl_lane() takes 12 arguments, %zd given", count);
+    if (!PyObject_TypeCheck(arguments[4], state->account_type)) {
+        PyErr_SetString(PyExc_TypeError, "a lane takes an account of the C engine");
+        return NULL;
+    }
+    for (int i = 0; i < 7; i++) {
+        if (!bridge_integer(state, arguments[5 + i], names[i], highs[i], &terms[i]))
+            return NULL;
+    }
+    bridge_lane *self = new_lane(state, arguments);
+    if (self == NULL)
+        return NULL;
+    self->is_knl = true;
+    self->account = (bridge_account *)Py_NewRef(arguments[4]);
+    self->flags = (uint16_t)terms[0];
+    self->frame_bytes_max = (uint32_t)terms[1];
+    self->free_credit_bytes = (long long)terms[2];
+    self->channel_window_bytes = (long long)terms[3];
+    self->connection_window_bytes = (long long)terms[4];
+    self->message_bytes_max = (long long)terms[5];
+    self->unfinished_bytes_max = (long long)terms[6];
+    self->ports = PyDict_New();
+    if (self->ports == NULL)
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 
 static PyMethodDef functions[] = {
-    {"lane", BRIDGE_FAST(make_lane), make_doc},
+    {"length_lane", BRIDGE_FAST(length_lane), length_lane_doc},
+    {"knl_lane", BRIDGE_FAST(knl_lane), knl_lane_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -406,5 +591,7 @@ int bridge_add_lanes(PyObject *module)
 {
     bridge_state *state = PyModule_GetState(module);
     state->lane_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &lane_spec, NULL);
-    return state->lane_type == NULL ? -1 : PyModule_AddFunctions(module, functions);
+    if (state->lane_type == NULL || bridge_add_ports(module) < 0)
+        return -1;
+    return PyModule_AddFunctions(module, functions);
 }

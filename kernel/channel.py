@@ -23,7 +23,6 @@ from kernel.errors import ChannelClosed, Code, PeerError, Refused, UsageError
 from kernel.slices import FileSlice
 
 if TYPE_CHECKING:
-    from kernel.lane import LaneKeeper
     from kernel.link import Link
     from kernel.session.base import Stream
 
@@ -42,15 +41,15 @@ class Channel:
         peer: who is at the other end.
         context: for the handler's own use.
         code, reason: why the channel ended; None and "" while it lives.
-        on_messages: for the link: the handler's method; None where messages go to the inbox.
-        stream, lane: for the link: the session's side, and the short way where there is one.
+        on_messages, on_piece: for the link: the handler's methods; None where messages go to the inbox.
+        stream, port: for the link: the session's side, and the short way where there is one (kernel/lane.py).
         consumes_below_bytes: for the link: while no more than this waits to be sent, what the handler was given counts
             as consumed.
     """
 
     __slots__ = (
         "__weakref__", "_couples", "_handler", "_inbox", "_is_open", "_link", "_on_over", "_owed_bytes", "_paused",
-        "_waiters", "code", "consumes_below_bytes", "context", "lane", "on_messages", "reason", "stream",
+        "_waiters", "code", "consumes_below_bytes", "context", "on_messages", "on_piece", "port", "reason", "stream",
     )  # fmt: skip
 
     def __init__(self, link: Link, stream: Stream, handler: ChannelHandler | None, *, couples: bool) -> None:
@@ -59,12 +58,13 @@ class Channel:
         self._inbox = None if handler is not None else Inbox(stream.pieces)
         self._handler: ChannelHandler = handler or self._inbox  # type: ignore[assignment]
         self.on_messages = None if handler is None else handler.on_messages
+        self.on_piece = None if handler is None else handler.on_piece
         self._couples = couples and handler is not None
         self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._owed_bytes = 0
-        self.lane: LaneKeeper | None = None
+        self.port: Any = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._on_over: Callable[[], None] | None = None
         self.context: Any = None
@@ -126,11 +126,11 @@ class Channel:
         Raises:
             ChannelClosed: the channel is over, or this side has finished.
         """
-        lane = self.lane
-        if lane is not None:
-            if lane.lane.take(message):
+        port = self.port
+        if port is not None:
+            if port.take(message):
                 return
-            lane.leave()
+            port.leave()
         link = self._link
         if self.code is not None:
             raise self._closed()
@@ -146,11 +146,13 @@ class Channel:
         Raises:
             ChannelClosed: the channel is over, or this side has finished.
         """
-        lane = self.lane
-        if lane is not None:
-            if lane.lane.take_many(messages):
+        port = self.port
+        if port is not None:
+            taken = port.take_many(messages)
+            if taken == len(messages):
                 return
-            lane.leave()
+            messages = messages[taken:]
+            port.leave()
         link = self._link
         if self.code is not None:
             raise self._closed()
@@ -167,7 +169,11 @@ class Channel:
             ChannelClosed: the channel is over, or this side has finished.
             UsageError: the pieces do not add up.
         """
-        self._leave_lane()
+        port = self.port
+        if port is not None:
+            if port.take_piece(piece, message_bytes, last):
+                return
+            port.leave()
         link = self._link
         if self.code is not None:
             raise self._closed()
@@ -348,7 +354,8 @@ class Channel:
         if self._inbox is not None:
             self._inbox.put([(piece, message_bytes, last)], cost_bytes)
             return
-        self._handler.on_piece(self, piece, message_bytes, last)
+        assert self.on_piece is not None
+        self.on_piece(self, piece, message_bytes, last)
         if self.stream.outgoing_bytes > self.consumes_below_bytes:
             self.owe(cost_bytes)
         elif self.code is None:
@@ -376,8 +383,8 @@ class Channel:
                 self._on_over()
 
     def _leave_lane(self) -> None:
-        if self.lane is not None:
-            self.lane.leave()
+        if self.port is not None:
+            self.port.leave()
 
     @property
     def is_paused(self) -> bool:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from kernel.api import Buffer, ChannelHandler, Connection, Peer
 from kernel.channel import Channel
@@ -38,6 +38,7 @@ from kernel.session.base import (
     Writable,
 )
 from kernel.session.plain import PlainSession
+from kernel.session.stream import StreamSession
 
 log = logging.getLogger("kernel.link")
 
@@ -273,6 +274,8 @@ class Link:
         while (room := WRITE_AHEAD_BYTES - connection.write_pending_bytes) > 0:
             buffers = session.data_to_send(room)
             if buffers:
+                if self._lane is not None:
+                    self._lane.close()
                 connection.write(buffers)
             if session.events:
                 self._dispatch(session.take_events())
@@ -351,16 +354,18 @@ class Link:
         )
         channel.reset(Code.INTERNAL, f"the service failed: {type(error).__name__}")
 
-    def decoded(self, messages: list[bytes]) -> None:
+    def decoded(self, frames: list[Any]) -> None:
         """A lane has fed the session's decoder, and goes no further."""
-        assert isinstance(self.session, PlainSession)
-        self._handle(self.session.decoded, messages)
+        assert isinstance(self.session, (PlainSession, StreamSession))
+        self._handle(self.session.decoded, frames)
 
     def delivered(self, channel: Channel, nbytes: int) -> None:
         """A lane has handed messages to the channel's handler, which then wanted more than the lane can do."""
-        assert isinstance(self.session, PlainSession)
-        self.session.hold(nbytes)
-        if channel.stream.outgoing_bytes > channel.consumes_below_bytes:
+        assert isinstance(self.session, (PlainSession, StreamSession))
+        self.session.hold(channel.stream, nbytes)
+        if channel.code is not None:
+            self.session.consumed(channel.stream, nbytes)
+        elif channel.stream.outgoing_bytes > channel.consumes_below_bytes:
             channel.owe(nbytes)
         else:
             self.session.consumed(channel.stream, nbytes)
@@ -372,8 +377,16 @@ class Link:
         channel = stream.user = Channel(self, stream, handler, couples=couples)
         if couples:
             channel.opened()
-            self._lane = channel.lane = lay_lane(self, self._connection, self.session, channel)
+            self._lay_lane(channel)
         return channel
+
+    def _lay_lane(self, channel: Channel) -> None:
+        """From now on the channel's messages take the short way, where there is one."""
+        if channel.on_messages is not None and channel.code is None:
+            if self._lane is None:
+                self._lane = lay_lane(self, self._connection, self.session)
+            if self._lane is not None:
+                channel.port = self._lane.add(channel)
 
     def _on_ready(self, event: Ready) -> None:
         if event.principal is not None:
@@ -408,6 +421,9 @@ class Link:
     def _on_closed(self, event: Closed) -> None:
         channel: Channel | None = event.stream.user
         if channel is not None:
+            if channel.port is not None and self._lane is not None:
+                self._lane.remove(channel)
+                channel.port = None
             channel.ended(event.code, event.reason)
 
     def _on_going_away(self, event: GoingAway) -> None:
@@ -420,6 +436,8 @@ class Link:
 
     def _on_ended(self, event: Ended) -> None:
         self.code, self._reason, self._ended = event.code, event.reason, True
+        if self._lane is not None:
+            self._lane.close()
         if event.abrupt:
             self._connection.abort()
             return

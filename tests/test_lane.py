@@ -38,7 +38,7 @@ class Script(kernel.Service):
 
     def on_message(self, channel, message):
         self.seen.append(message)
-        self.lane_open.append(channel.lane is not None and channel.lane.lane.is_open)
+        self.lane_open.append(channel.port is not None and channel.port.is_passable)
         verb, _, rest = message.partition(b":")
         act = getattr(self, "do_" + verb.decode("latin-1"), None)
         if act is None:
@@ -308,9 +308,9 @@ async def test_a_lane_leaves_no_cycle_alive(lanes):
 def test_lane_takes_a_c_decoder_only():
     native = pytest.importorskip("kernel.framing.native", exc_type=ImportError)
     with pytest.raises(TypeError, match="decoder"):
-        native.make_lane(0, bytearray(1), object(), None, None, None, None)
-    with pytest.raises(TypeError, match="7 arguments"):
-        native.make_lane()
+        native.make_length_lane(0, bytearray(1), object(), None, None)
+    with pytest.raises(TypeError, match="5 arguments"):
+        native.make_length_lane()
 
 
 def frame(message: bytes) -> bytes:

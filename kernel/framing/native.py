@@ -46,7 +46,7 @@ ENGINE = Engine(
     reassembly=_bridge.reassembly,
 )
 
-make_lane = _bridge.lane
+make_length_lane, make_knl_lane = _bridge.length_lane, _bridge.knl_lane
 """The short way between a socket and a service, for kernel/lane.py: what decodes and encodes there is this engine."""
 
 make_account = _bridge.account

@@ -25,11 +25,12 @@ class Account:
     arriving_bytes: length of the long message that is arriving, or `NOTHING`.
     arriving_rest_bytes: what is missing of it.
     sending_rest_bytes: what is missing of the message that is being sent in pieces, or `NOTHING`.
+    unfinished_bytes: what the long message that is being sent counts among the peer's unfinished ones.
     """
 
     __slots__ = (
         "arriving_bytes", "arriving_rest_bytes", "receive_credit_bytes", "send_credit_bytes", "sending_rest_bytes",
-        "ungranted_bytes",
+        "unfinished_bytes", "ungranted_bytes",
     )  # fmt: skip
 
     def __init__(self, receive_credit_bytes: int, send_credit_bytes: int) -> None:
@@ -39,6 +40,7 @@ class Account:
         self.arriving_bytes = NOTHING
         self.arriving_rest_bytes = 0
         self.sending_rest_bytes = NOTHING
+        self.unfinished_bytes = 0
 
 
 def account_maker(engine: Engine) -> Callable[[int, int], Account]:

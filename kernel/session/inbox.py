@@ -70,6 +70,22 @@ class Inbox:
         self._assembly_bytes = 0
         self._held_long_bytes = 0
 
+    # --- for a lane ----------------------------------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """The connection's credit waits for nothing but its half."""
+        return self._held_long_bytes <= self._limits.assembly_bytes_max
+
+    def is_idle(self, stream: Stream) -> bool:
+        """Nothing of the stream is kept here."""
+        state: ReceiveState = stream.state.receive
+        return state.assembler is None and not state.early and not state.unread_bytes
+
+    def forfeit(self, nbytes: int) -> None:
+        """DATA has reached a service, by a lane, whose stream was over when it returned."""
+        self._grant_connection(nbytes)
+
     # --- frames in -----------------------------------------------------------------------------------------------
 
     def spend(self, stream: Stream, cost: int) -> None:

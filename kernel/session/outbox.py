@@ -55,17 +55,15 @@ class SendState:
     """What the outbox keeps for a stream.
 
     Invariants: `cut` comes before everything in `stream.outgoing`; `plain` says that outgoing holds nothing but
-    messages that fit a frame; `queued` says that the stream is in one of the outbox's queues; `long_bytes` is what the
-    message that is being sent counts among the unfinished ones.
+    messages that fit a frame; `queued` says that the stream is in one of the outbox's queues.
     """
 
-    __slots__ = ("cut", "fin_due", "long_bytes", "plain", "queued", "release_due")
+    __slots__ = ("cut", "fin_due", "plain", "queued", "release_due")
 
     def __init__(self) -> None:
         self.cut: _Part | None = None
         self.fin_due = False
         self.release_due = False
-        self.long_bytes = 0
         self.plain = True
         self.queued = False
 
@@ -99,7 +97,6 @@ class Outbox:
         self._frame_bytes_max = 0
         self._message_bytes_max = 0
         self._assembly_bytes_max = 0
-        self._long_bytes = 0
         self._ended = False
 
     def configure(self, peer: Hello, frame_bytes_max: int, *, checksums: bool) -> None:
@@ -109,6 +106,24 @@ class Outbox:
         self._message_bytes_max = peer.message_bytes_max
         self._assembly_bytes_max = peer.assembly_bytes_max
         self._flags = knl.CHECKSUM if checksums else 0
+
+    # --- for a lane --------------------------------------------------------------------------------------------
+
+    @property
+    def terms(self) -> tuple[int, int, int, int]:
+        """The flags of what we send, the longest frame, the longest message that the peer puts together, and all such
+        messages."""
+        return self._flags, self._frame_bytes_max, self._message_bytes_max, self._assembly_bytes_max
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing waits to be sent but what lacks its own stream's credit."""
+        return not (self._control or self._ready or self._starved or self._crowded or self.over)
+
+    def is_idle(self, stream: Stream) -> bool:
+        """The stream has nothing to send."""
+        state: SendState = stream.state.send
+        return not (stream.outgoing or state.cut or state.fin_due)
 
     # --- queueing ----------------------------------------------------------------------------------------------
 
@@ -188,7 +203,7 @@ class Outbox:
             state.queued = False
             queues: tuple[MutableSequence[Stream], ...] = (self._ready, self._starved, self._crowded)
             next(queue for queue in queues if stream in queue).remove(stream)
-        self._end_long(state)
+        self._end_long(stream)
 
     def end(self) -> None:
         """The session is over: the control frames that are queued are the last."""
@@ -289,18 +304,18 @@ class Outbox:
             else:
                 return None
             nbytes = self._counted_bytes(head)
-            state.long_bytes += nbytes
-            self._long_bytes += nbytes
+            stream.account.unfinished_bytes += nbytes
+            self._account.unfinished_bytes += nbytes
             stream.outgoing.popleft()
             stream.outgoing_bytes -= knl.HEADER_BYTES
         return state.cut
 
     def _is_crowded(self, stream: Stream) -> bool:
         """The message to begin next does not fit beside those that are unfinished."""
-        if not self._long_bytes or stream.state.send.cut is not None:
+        if not self._account.unfinished_bytes or stream.state.send.cut is not None:
             return False
         nbytes = self._counted_bytes(stream.outgoing[0])
-        return nbytes > 0 and nbytes > self._assembly_bytes_max - self._long_bytes
+        return nbytes > 0 and nbytes > self._assembly_bytes_max - self._account.unfinished_bytes
 
     def _counted_bytes(self, head: Any) -> int:
         """What a message that begins counts among the unfinished ones."""
@@ -311,11 +326,11 @@ class Outbox:
             nbytes = len(head) if len(head) > self._frame_bytes_max else 0
         return nbytes if nbytes <= self._message_bytes_max else 0
 
-    def _end_long(self, state: SendState) -> None:
+    def _end_long(self, stream: Stream) -> None:
         """A long message is through, or given up: there is room for others."""
-        if state.long_bytes:
-            self._long_bytes -= state.long_bytes
-            state.long_bytes = 0
+        if stream.account.unfinished_bytes:
+            self._account.unfinished_bytes -= stream.account.unfinished_bytes
+            stream.account.unfinished_bytes = 0
             self._ready.extend(self._crowded)
             self._crowded.clear()
 
@@ -343,7 +358,7 @@ class Outbox:
         if not part.view:
             stream.state.send.cut = None
             if not part.more:
-                self._end_long(stream.state.send)
+                self._end_long(stream)
         if isinstance(payload, FileSlice):
             self._add_file(flags, stream.channel, prefix, payload, buffers)
         elif prefix:

@@ -90,6 +90,10 @@ class PlainSession(Session):
         busy = self.events or stream.outgoing or stream.held_bytes
         return self._opened and self._sends and stream.remote_open and not busy
 
+    def stream_at_rest(self, stream: Stream) -> bool:
+        """There is only this stream."""
+        return self.at_rest
+
     def touch(self) -> None:
         """Something has moved, without the session's knowing."""
         self._moved = True
@@ -99,9 +103,9 @@ class PlainSession(Session):
         assert self.decoder is not None
         return self._take(self.decoder, messages)
 
-    def hold(self, nbytes: int) -> None:
+    def hold(self, stream: Stream, nbytes: int) -> None:
         """The service was given messages of so many bytes, without the session's knowing."""
-        self._stream.held_bytes += nbytes
+        stream.held_bytes += nbytes
         self.wants_data = self._stream.held_bytes < self.limits.channel_credit_bytes
 
     def started(self) -> list[Event]:

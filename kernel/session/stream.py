@@ -56,6 +56,8 @@ _GOAWAY = struct.Struct(">HI")
 # A CREDIT of at least this much, or of half a window, answers as much data of ours: it counts as no control frame.
 _FREE_CREDIT_BYTES = 4 * 1024
 
+_LANE_BYTES_MAX = 2**63 - 1
+
 _FRAMING_CODES = {
     ErrorCode.TOO_LARGE: Code.FRAME_TOO_LARGE,
     ErrorCode.BAD_CHECKSUM: Code.BAD_CHECKSUM,
@@ -85,9 +87,9 @@ class StreamSession(Session):
     """
 
     __slots__ = (
-        "_client", "_control_tokens", "_decoder", "_ended", "_engine", "_free_credit_bytes", "_going_away",
+        "_client", "_control_tokens", "_ended", "_engine", "_free_credit_bytes", "_going_away",
         "_handshake", "_heard", "_heard_at", "_inbox", "_make_account", "_next_channel", "_outbox", "_peer",
-        "_peer_channel_last", "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at", "account",
+        "_peer_channel_last", "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at", "account", "decoder",
     )  # fmt: skip
 
     def __init__(
@@ -100,8 +102,8 @@ class StreamSession(Session):
         engine_name: str | None = None,
     ) -> None:
         self._engine = engine(engine_name)
-        self._decoder = self._engine.decoder(Knl(limits.frame_bytes_max))
-        super().__init__(limits, self._decoder.wanted)
+        self.decoder = self._engine.decoder(Knl(limits.frame_bytes_max))
+        super().__init__(limits, self.decoder.wanted)
         self._client = client
         mechanism = authenticator.mechanism if authenticator else NO_MECHANISM
         self._handshake: Handshake | None = Handshake(
@@ -179,7 +181,7 @@ class StreamSession(Session):
             return []
         if self._handshake is not None:
             self._end(Code.LOST, "the peer closed the connection during the handshake", by_peer=True)
-        elif self._streams or self._decoder.pending_bytes:
+        elif self._streams or self.decoder.pending_bytes:
             self._end(Code.LOST, "the peer closed the connection", by_peer=True)
         else:
             self._end(Code.OK, "", by_peer=True)
@@ -200,12 +202,12 @@ class StreamSession(Session):
     # --- bytes in ------------------------------------------------------------------------------------------------
 
     def filled(self, nbytes: int) -> list[Event]:
-        return self._take_runs(lambda: self._decoder.filled(nbytes))
+        return self._take_runs(lambda: self.decoder.filled(nbytes))
 
     def received(self, data: Buffer) -> list[Event]:
         handshake = self._handshake
         if handshake is None:
-            return self._take_runs(lambda: self._decoder.feed(data))
+            return self._take_runs(lambda: self.decoder.feed(data))
         return self._take_runs(lambda: self._handshake_runs(handshake, bytes(data)))
 
     def messages(self, packets: list[bytes]) -> list[Event]:
@@ -214,11 +216,11 @@ class StreamSession(Session):
     def _handshake_runs(self, handshake: Handshake, data: bytes) -> Iterator[Run]:
         """Frame by frame up to READY, then all that came behind it."""
         for frame in handshake.frames(data):
-            yield from self._decoder.feed(frame)
-            if self._decoder.error is not None:
+            yield from self.decoder.feed(frame)
+            if self.decoder.error is not None:
                 return
         if handshake.ready and handshake.rest:
-            yield from self._decoder.feed(handshake.rest)
+            yield from self.decoder.feed(handshake.rest)
 
     def _take_runs(self, decode: Callable[[], Iterable[Run]]) -> list[Event]:
         if self._ended:
@@ -233,11 +235,54 @@ class StreamSession(Session):
                     self._on_control(frame_type, flags, channel, payloads)
                 if self.over:
                     return self.take_events()
-            if self._decoder.error is not None:
-                raise _framing_fault(self._decoder.error)
+            if self.decoder.error is not None:
+                raise _framing_fault(self.decoder.error)
         except Fault as fault:
             self._fail(fault)
         return self.take_events()
+
+    # --- for a lane ------------------------------------------------------------------------------------------------
+
+    @property
+    def lane_terms(self) -> tuple[int, ...]:
+        """What both sides have agreed on, as `knl_lane` (csrc/bridge_lane.c) takes it; after the handshake."""
+        limits = self.limits
+        flags, frame_bytes_max, message_bytes_max, unfinished_bytes_max = self._outbox.terms
+        return (
+            flags,
+            frame_bytes_max,
+            self._free_credit_bytes,
+            limits.channel_credit_bytes,
+            limits.connection_credit_bytes,
+            min(message_bytes_max, _LANE_BYTES_MAX),
+            min(unfinished_bytes_max, _LANE_BYTES_MAX),
+        )
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is queued, ending or to be told: DATA could as well pass without the session's knowing."""
+        ready = self._handshake is None and not self._ended and not self.events
+        return ready and self._outbox.at_rest and self._inbox.at_rest
+
+    def stream_at_rest(self, stream: Stream) -> bool:
+        """Nothing is queued or held on the stream, and both sides may send."""
+        is_open = stream.accepted and stream.remote_open and stream.local_open and stream.channel in self._streams
+        return is_open and not stream.held_bytes and self._outbox.is_idle(stream) and self._inbox.is_idle(stream)
+
+    def touch(self) -> None:
+        """Something was heard, without the session's knowing."""
+        self._heard = True
+
+    def decoded(self, runs: list[Run]) -> list[Event]:
+        """Somebody else has fed our decoder, and these runs came out."""
+        return self._take_runs(lambda: runs)
+
+    def hold(self, stream: Stream, nbytes: int) -> None:
+        """The service was given messages that cost so much, without the session's knowing."""
+        if stream.channel in self._streams:
+            stream.held_bytes += nbytes
+        else:
+            self._inbox.forfeit(nbytes)
 
     # --- DATA ----------------------------------------------------------------------------------------------------
 

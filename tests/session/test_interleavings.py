@@ -288,7 +288,7 @@ class Interleavings(RuleBasedStateMachine):
             assert sender.account.send_credit_bytes + receiver.account.ungranted_bytes == window
             assert receiver.account.receive_credit_bytes + receiver.account.ungranted_bytes == window
             assert receiver._inbox._assembly_bytes == receiver._inbox._held_long_bytes == 0
-            assert sender._outbox._long_bytes == 0
+            assert sender.account.unfinished_bytes == 0
             outbox = sender._outbox
             assert not any((outbox._ready, outbox._starved, outbox._crowded))
 

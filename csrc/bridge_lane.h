@@ -54,6 +54,16 @@ typedef struct bridge_port {
 enum { BRIDGE_MORE = 0x0001, BRIDGE_BEGIN = 0x0010, BRIDGE_DATA = 0, BRIDGE_CREDIT = 6 }; /* kernel/framing/knl.py */
 enum { BRIDGE_PREFIX_BYTES = 8 };                                                         /* BEGIN's length */
 
+/* Drops what the keeper answers to a call. False: it has raised. */
+bool bridge_told(PyObject *answer);
+
+/* Hands messages to the port's handler; they cost so much. False: an exception is set. */
+bool bridge_port_deliver(bridge_port *port, PyObject *messages, long long cost);
+
+/* Deals with runs as far as they are usual: from *at on they are not. A run of which a part is left is replaced by
+ * that part. False: an exception is set. */
+bool bridge_lane_take_runs(bridge_lane *lane, PyObject *runs, Py_ssize_t *at);
+
 /* A port of a lane, or NULL with an exception set. on_piece may be None. */
 bridge_port *bridge_make_port(bridge_lane *lane, uint32_t number, PyObject *account, PyObject *channel,
                               PyObject *on_messages, PyObject *on_piece);

@@ -87,9 +87,9 @@ class StreamSession(Session):
     """
 
     __slots__ = (
-        "_client", "_control_tokens", "_ended", "_engine", "_free_credit_bytes", "_going_away",
-        "_handshake", "_heard", "_heard_at", "_inbox", "_make_account", "_next_channel", "_outbox", "_peer",
-        "_peer_channel_last", "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at", "account", "decoder",
+        "_client", "_control_tokens", "_ended", "_engine", "_free_credit_bytes", "_going_away", "_handshake", "_heard",
+        "_heard_at", "_inbox", "_make_account", "_next_channel", "_outbox", "_peer", "_peer_channel_last",
+        "_peer_going_away", "_pinged", "_started_at", "_streams", "_ticked_at", "account", "decoder",
     )  # fmt: skip
 
     def __init__(

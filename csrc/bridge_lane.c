@@ -315,15 +315,15 @@ static PyObject *length_lane(PyObject *module, PyObject *const *arguments, Py_ss
 }
 
 PyDoc_STRVAR(knl_lane_doc,
-             "knl_lane($module, fd, scratch, decoder, keeper, account, flags, frame_bytes_max, free_credit_bytes, "
-             "channel_window_bytes, connection_window_bytes, message_bytes_max, unfinished_bytes_max, /)\n--\n\n"
+             "knl_lane($module, fd, scratch, decoder, keeper, account, flags, frame_bytes_max, message_bytes_max, "
+             "unfinished_bytes_max, free_credit_bytes, channel_window_bytes, connection_window_bytes, /)\n--\n\n"
              "A closed lane of many channels. account: the connection's; the rest: what both sides have agreed on.");
 
 static PyObject *knl_lane(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
-    static const char *const names[] = {"flags", "frame_bytes_max", "free_credit_bytes", "channel_window_bytes",
-                                        "connection_window_bytes", "message_bytes_max", "unfinished_bytes_max"};
-    static const uint64_t highs[] = {UINT16_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX, INT64_MAX, INT64_MAX};
+    static const char *const names[] = {"flags", "frame_bytes_max", "message_bytes_max", "unfinished_bytes_max",
+                                        "free_credit_bytes", "channel_window_bytes", "connection_window_bytes"};
+    static const uint64_t highs[] = {UINT16_MAX, UINT32_MAX, INT64_MAX, INT64_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX};
     bridge_state *state = PyModule_GetState(module);
     uint64_t terms[7];
 
@@ -344,11 +344,11 @@ static PyObject *knl_lane(PyObject *module, PyObject *const *arguments, Py_ssize
     self->account = (bridge_account *)Py_NewRef(arguments[4]);
     self->flags = (uint16_t)terms[0];
     self->frame_bytes_max = (uint32_t)terms[1];
-    self->free_credit_bytes = (long long)terms[2];
-    self->channel_window_bytes = (long long)terms[3];
-    self->connection_window_bytes = (long long)terms[4];
-    self->message_bytes_max = (long long)terms[5];
-    self->unfinished_bytes_max = (long long)terms[6];
+    self->message_bytes_max = (long long)terms[2];
+    self->unfinished_bytes_max = (long long)terms[3];
+    self->free_credit_bytes = (long long)terms[4];
+    self->channel_window_bytes = (long long)terms[5];
+    self->connection_window_bytes = (long long)terms[6];
     self->ports = PyDict_New();
     if (self->ports == NULL)
         Py_CLEAR(self);

@@ -36,6 +36,8 @@ _REFERENCE_BYTES_MIN = 8192
 # Streams that compete take turns of about this size.
 _TURN_BYTES = 64 * 1024
 _LENGTH_BYTES = 8
+# As much as a lane can count to.
+_COUNTED_BYTES_MAX = 2**63 - 1
 _HEAD = struct.Struct(">BBHII")
 _RESET_OK = Code.OK.to_bytes(2, "big")
 # Every receiver takes frames of this size, whatever it announces.
@@ -113,7 +115,8 @@ class Outbox:
     def terms(self) -> tuple[int, int, int, int]:
         """The flags of what we send, the longest frame, the longest message that the peer puts together, and all such
         messages."""
-        return self._flags, self._frame_bytes_max, self._message_bytes_max, self._assembly_bytes_max
+        message_bytes_max = min(self._message_bytes_max, _COUNTED_BYTES_MAX)
+        return self._flags, self._frame_bytes_max, message_bytes_max, min(self._assembly_bytes_max, _COUNTED_BYTES_MAX)
 
     @property
     def at_rest(self) -> bool:

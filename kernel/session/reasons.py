@@ -5,11 +5,17 @@ from __future__ import annotations
 import struct
 
 from kernel.errors import Code
+from kernel.framing.errors import DecodeError, ErrorCode
 from kernel.session import fields
 from kernel.session.base import Fault
 from kernel.session.handshake import REASON_BYTES_MAX
 
 _CODE = struct.Struct(">H")
+_FRAMING_CODES = {
+    ErrorCode.TOO_LARGE: Code.FRAME_TOO_LARGE,
+    ErrorCode.BAD_CHECKSUM: Code.BAD_CHECKSUM,
+    ErrorCode.BAD_VERSION: Code.VERSION,
+}
 
 
 def pack(text: str) -> bytes:
@@ -39,3 +45,8 @@ def code_of(number: int) -> Code:
         return Code(number)
     except ValueError:
         return Code.INTERNAL
+
+
+def framing_fault(error: DecodeError) -> Fault:
+    """What a corrupt stream means to a session."""
+    return Fault(_FRAMING_CODES.get(error.code, Code.PROTOCOL), str(error))

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from kernel.api import Buffer
 from kernel.errors import ChannelClosed, Code, Refused, UsageError
 from kernel.framing import Knl, engine, knl
-from kernel.framing.errors import DecodeError, ErrorCode
 from kernel.framing.interface import Run
 from kernel.limits import Limits
 from kernel.session import fields, reasons
@@ -55,14 +54,6 @@ _CREDIT = struct.Struct(">I")
 _GOAWAY = struct.Struct(">HI")
 # A CREDIT of at least this much, or of half a window, answers as much data of ours: it counts as no control frame.
 _FREE_CREDIT_BYTES = 4 * 1024
-
-_LANE_BYTES_MAX = 2**63 - 1
-
-_FRAMING_CODES = {
-    ErrorCode.TOO_LARGE: Code.FRAME_TOO_LARGE,
-    ErrorCode.BAD_CHECKSUM: Code.BAD_CHECKSUM,
-    ErrorCode.BAD_VERSION: Code.VERSION,
-}
 
 
 class _State:
@@ -236,7 +227,7 @@ class StreamSession(Session):
                 if self.over:
                     return self.take_events()
             if self.decoder.error is not None:
-                raise _framing_fault(self.decoder.error)
+                raise reasons.framing_fault(self.decoder.error)
         except Fault as fault:
             self._fail(fault)
         return self.take_events()
@@ -246,17 +237,8 @@ class StreamSession(Session):
     @property
     def lane_terms(self) -> tuple[int, ...]:
         """What both sides have agreed on, as `knl_lane` (csrc/bridge_lane.c) takes it; after the handshake."""
-        limits = self.limits
-        flags, frame_bytes_max, message_bytes_max, unfinished_bytes_max = self._outbox.terms
-        return (
-            flags,
-            frame_bytes_max,
-            self._free_credit_bytes,
-            limits.channel_credit_bytes,
-            limits.connection_credit_bytes,
-            min(message_bytes_max, _LANE_BYTES_MAX),
-            min(unfinished_bytes_max, _LANE_BYTES_MAX),
-        )
+        windows = (self.limits.channel_credit_bytes, self.limits.connection_credit_bytes)
+        return (*self._outbox.terms, self._free_credit_bytes, *windows)
 
     @property
     def at_rest(self) -> bool:
@@ -618,7 +600,3 @@ _HANDLERS: dict[int, Callable[[StreamSession, int, bytes], None]] = {
 }
 _CONNECTION_TYPES = {knl.HELLO, knl.AUTH, knl.PING, knl.PONG, knl.GOAWAY, knl.ERROR}
 _HANDSHAKE_TYPES = {knl.HELLO, knl.AUTH, knl.GOAWAY, knl.ERROR, knl.INFO}
-
-
-def _framing_fault(error: DecodeError) -> Fault:
-    return Fault(_FRAMING_CODES.get(error.code, Code.PROTOCOL), str(error))

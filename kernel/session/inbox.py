@@ -82,9 +82,12 @@ class Inbox:
         state: ReceiveState = stream.state.receive
         return state.assembler is None and not state.early and not state.unread_bytes
 
-    def forfeit(self, nbytes: int) -> None:
-        """DATA has reached a service, by a lane, whose stream was over when it returned."""
-        self._grant_connection(nbytes)
+    def hold(self, stream: Stream, nbytes: int, *, over: bool) -> None:
+        """DATA has reached a service by a lane; `over`: the stream was so when it returned."""
+        if over:
+            self._grant_connection(nbytes)
+        else:
+            stream.held_bytes += nbytes
 
     # --- frames in -----------------------------------------------------------------------------------------------
 

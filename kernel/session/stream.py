@@ -261,10 +261,7 @@ class StreamSession(Session):
 
     def hold(self, stream: Stream, nbytes: int) -> None:
         """The service was given messages that cost so much, without the session's knowing."""
-        if stream.channel in self._streams:
-            stream.held_bytes += nbytes
-        else:
-            self._inbox.forfeit(nbytes)
+        self._inbox.hold(stream, nbytes, over=stream.channel not in self._streams)
 
     # --- DATA ----------------------------------------------------------------------------------------------------
 

@@ -130,12 +130,14 @@ def _topic(chat: Chat, seat: Seat, guest: Guest, request: SetTopic) -> None:
 
 def _post(chat: Chat, seat: Seat, guest: Guest, request: Request, post: Post) -> None:
     def done(result: int | Exception) -> None:
+        seat.posted()
         if isinstance(result, NotPosted):
             seat.reply(Failed(n=request.n, code="lost", reason=f"not delivered: {result}"))
         elif isinstance(result, int):
             seat.reply(Done(n=request.n, id=result))
 
     _is_active(chat, guest)
+    seat.posting += 1
     chat.backplane.post(post, done)
 
 

@@ -2,19 +2,27 @@
 
 A message is encoded once, and each seat is given the same bytes. Comings and goings are gathered for a moment, so that
 a thousand people who come at once are announced in a few messages, not in a million.
+
+A room goes on only when all of its readers have kept up so far: what is said meanwhile waits here, once, and not at
+each reader. How long it may wait for one of them is the seat's business. From other servers it comes whether we keep up
+or not: when too much waits, whoever is behind goes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 
 from .backplane import ACT, TOPIC, Entry, Person
 from .names import fold
 from .protocol import Left, Presence, Renamed, RoomInfo, Said, Told, TopicSet, encode
-from .seat import Seat
+from .seat import NO_ID, Seat
 
 _GATHER_SECONDS = 0.05
+# In parts of the limit of what may wait for one reader: what he is given at once, and what may wait for all of them.
+_PART_SHARE = 4
+_HELD_SHARE = 16
 
 
 class Room:
@@ -26,9 +34,22 @@ class Room:
         last_id: of the last entry that was delivered here.
     """
 
-    __slots__ = ("joined", "last_id", "left", "name", "people", "seats", "topic")
+    __slots__ = (
+        "_behind",
+        "_going",
+        "_limit",
+        "_waiting",
+        "_waiting_bytes",
+        "joined",
+        "last_id",
+        "left",
+        "name",
+        "people",
+        "seats",
+        "topic",
+    )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, behind: set[Seat], limit_bytes: int) -> None:
         self.name = name
         self.topic = ""
         self.last_id = 0
@@ -36,17 +57,76 @@ class Room:
         self.seats: dict[Seat, None] = {}
         self.joined: list[str] = []
         self.left: list[Left] = []
+        self._behind = behind
+        self._limit = limit_bytes
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._going = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is here, and there is nothing to remember."""
+        return not (self.people or self.seats or self.topic or self.joined or self.left)
+
+    @property
+    def is_held(self) -> bool:
+        """Somebody here does not keep up: who speaks is held back for a moment."""
+        return not self._behind.isdisjoint(self.seats)
 
     def send(self, payloads: list[bytes], ids: list[int] | None = None) -> None:
         """To everybody here. `ids`: of the entries that they are, where they are some."""
-        for seat in list(self.seats):
-            seat.deliver(self.name, payloads, ids)
+        if not self.seats:
+            return
+        self._waiting.extend(zip(ids or [NO_ID] * len(payloads), payloads, strict=True))
+        self._waiting_bytes += sum(map(len, payloads))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Send what waits, in parts, as long as everybody keeps up."""
+        if self._going:
+            return
+        self._going = True
+        try:
+            self._go_on()
+        finally:
+            self._going = False
+
+    def _go_on(self) -> None:
+        while self._waiting:
+            if self._behind and self.is_held:
+                if self._waiting_bytes < _HELD_SHARE * self._limit:
+                    return
+                for seat in self._behind.intersection(self.seats):
+                    seat.evict("the others have waited for you long enough")
+            ids, payloads = self._part()
+            for seat in list(self.seats):
+                seat.deliver(self.name, payloads, ids)
+
+    def _part(self) -> tuple[list[int], list[bytes]]:
+        """The next messages, as many as a reader can be given at once."""
+        ids: list[int] = []
+        payloads: list[bytes] = []
+        size = 0
+        while self._waiting and (not size or size + len(self._waiting[0][1]) <= self._limit // _PART_SHARE):
+            id_, payload = self._waiting.popleft()
+            ids.append(id_)
+            payloads.append(payload)
+            size += len(payload)
+        self._waiting_bytes -= size
+        return ids, payloads
 
 
 class Rooms:
-    """All rooms that somebody is in, or that have a topic."""
+    """All rooms that somebody is in, or that have a topic.
 
-    def __init__(self) -> None:
+    Args:
+        behind: the seats that do not keep up.
+        limit_bytes: what may wait for one reader.
+    """
+
+    def __init__(self, behind: set[Seat], limit_bytes: int) -> None:
+        self._behind = behind
+        self._limit_bytes = limit_bytes
         self._rooms: dict[str, Room] = {}
         self._sessions_by_fold: dict[str, str] = {}
         self._changed: dict[str, Room] = {}
@@ -61,7 +141,7 @@ class Rooms:
         """The room, made when there was none."""
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(name)
+            room = self._rooms[name] = Room(name, self._behind, self._limit_bytes)
         return room
 
     def find(self, name: str) -> Room | None:
@@ -81,7 +161,7 @@ class Rooms:
         return self._sessions_by_fold.get(fold(nick), "")
 
     def forget_if_empty(self, room: Room) -> None:
-        if not (room.people or room.seats or room.topic or room.joined or room.left):
+        if room.is_idle:
             self._rooms.pop(room.name, None)
 
     # --- what is said ------------------------------------------------------------------------------------------------

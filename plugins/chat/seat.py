@@ -1,9 +1,9 @@
 """A seat: one connection of one guest. Requests come in through it, in order; messages go out.
 
-Fair: requests wait in a queue until the guest's allowance lets the next one pass, and until nobody in the room that he
-speaks to is behind; while the queue is long, the peer is held back. Safe: what waits for a reader is bounded. When it
-passes a quarter of its limit, others wait for him, for `slow_reader_seconds_max` in all; then, or at the limit, he is
-evicted with a reason.
+Fair: requests wait in a queue until the guest's allowance lets the next one pass, until what he said before is in its
+log, and until nobody in the room that he speaks to is behind; while the queue is long, the peer is held back. Safe:
+what waits for a reader is bounded. When it passes a quarter of its limit, he is behind, and his rooms wait for him: for
+`slow_reader_seconds_max`, then he is evicted with a reason. At the limit he is evicted at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from .protocol import BadMessage, Event, Failed, Hello, Notice, Quit, Requests, 
 if TYPE_CHECKING:
     from .people import Guest
 
-_NO_ID = 1 << 62
+NO_ID = 1 << 62
+"""The id of what has none: larger than any, so that nothing that was asked for holds it already."""
+
 _QUEUE_MAX = 32
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.01
+_POSTING_MAX = 64
 _RELIEVED_SHARE = 8
 _BEHIND_SHARE = 4
 
@@ -45,6 +48,12 @@ class Host(Protocol):
     def behind(self) -> set[Seat]:
         """The seats that do not keep up."""
 
+    def is_held(self, room: str) -> bool:
+        """Somebody in the room does not keep up."""
+
+    def caught_up(self, seat: Seat) -> None:
+        """The seat is not behind any more."""
+
     def gone(self, seat: Seat, code: Code, reason: str) -> None:
         """The seat's channel is over."""
 
@@ -56,12 +65,13 @@ class Seat(ChannelHandler):
 
     Attributes:
         guest: who sits here; None before he has said hello.
+        posting: how many of his posts are not in their logs yet.
         leaving: why he leaves for good; None while he does not.
     """
 
     __slots__ = (
         "_behind_until", "_busy", "_host", "_joining", "_line", "_pump_timer", "_queue", "_told_slow", "guest",
-        "leaving",
+        "leaving", "posting",
     )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
@@ -73,6 +83,7 @@ class Seat(ChannelHandler):
         self._joining: dict[str, list[tuple[int, bytes]]] = {}
         self._behind_until = 0.0
         self._told_slow = False
+        self.posting = 0
         self.guest: Guest | None = None
         self.leaving: str | None = None
 
@@ -100,12 +111,12 @@ class Seat(ChannelHandler):
         if pending * _BEHIND_SHARE > limit and self not in self._host.behind:
             self._fall_behind()
         if pending > limit:
-            self._evict(f"{pending} bytes wait for you to read, the limit is {limit} (send_buffer_bytes_max)")
+            self.evict(f"{pending} bytes wait for you to read, the limit is {limit} (send_buffer_bytes_max)")
 
-    def deliver(self, room: str, payloads: list[bytes], ids: list[int] | None) -> None:
+    def deliver(self, room: str, payloads: list[bytes], ids: list[int]) -> None:
         """What happens in a room; while the page that a join has asked for is under way, it waits."""
         if self._joining and (waiting := self._joining.get(room)) is not None:
-            waiting += zip(ids or [_NO_ID] * len(payloads), payloads, strict=True)
+            waiting += zip(ids, payloads, strict=True)
         else:
             self.send(payloads)
 
@@ -130,13 +141,14 @@ class Seat(ChannelHandler):
         options = self._host.chat_options
         loop = asyncio.get_running_loop()
         if self.channel.code is not None or self._line.pending_bytes * _RELIEVED_SHARE < options.send_buffer_bytes_max:
-            self._host.behind.discard(self)
+            self._host.caught_up(self)
         elif loop.time() > self._behind_until:
-            self._evict(f"you did not keep up for {options.slow_reader_seconds_max:g} s (slow_reader_seconds_max)")
+            self.evict(f"you did not keep up for {options.slow_reader_seconds_max:g} s (slow_reader_seconds_max)")
         else:
             loop.call_later(_LOOK_SECONDS, self._look)
 
-    def _evict(self, reason: str) -> None:
+    def evict(self, reason: str) -> None:
+        """He does not read."""
         self._host.behind.discard(self)
         self.channel.reset(Code.SLOW_READER, reason)
 
@@ -179,9 +191,16 @@ class Seat(ChannelHandler):
                 self._host.spawn(self._carry_out(work))
         self._hold_back()
 
+    def posted(self) -> None:
+        """One of his posts is in its log, or will never be."""
+        self.posting -= 1
+        if self._pump_timer is not None and self.posting == _POSTING_MAX // 2:
+            self._pump_timer.cancel()
+            self.pump()
+
     def _wait_seconds(self, request: Requests) -> float:
         """How long the next request has to wait before it may be looked at again."""
-        if self._host.behind and isinstance(request, Say) and self._is_congested(request.room):
+        if self.posting >= _POSTING_MAX or (isinstance(request, Say) and self._host.is_held(request.room)):
             return _LOOK_SECONDS
         if self.guest is None or isinstance(request, Hello | Quit):
             return 0.0
@@ -192,9 +211,6 @@ class Seat(ChannelHandler):
             rate = f"{options.messages_per_second:g} a second, {options.burst} at once"
             self.reply(Notice(text=f"you send faster than this server takes messages ({rate}): they go out slowly"))
         return wait
-
-    def _is_congested(self, room: str) -> bool:
-        return any(seat.guest is not None and room in seat.guest.rooms for seat in self._host.behind)
 
     async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
         try:

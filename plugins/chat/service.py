@@ -22,7 +22,7 @@ from .options import ChatOptions, default_store
 from .people import Allowance, Guest, session_name
 from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
-from .rooms import Rooms, told
+from .rooms import Room, Rooms, told
 from .seat import Seat
 from .store import Retention, Store
 
@@ -40,8 +40,8 @@ class Chat(Service, Hub):
         super().__init__(options, context)
         self.chat_options = options
         self.guests: dict[str, Guest] = {}
-        self.rooms = Rooms()
         self.behind: set[Seat] = set()
+        self.rooms = Rooms(self.behind, options.send_buffer_bytes_max)
         self.seats: set[Seat] = set()
         self.backplane = self._make_backplane()
 
@@ -92,12 +92,21 @@ class Chat(Service, Hub):
             return None
         return HANDLERS[type(request)](self, seat, seat.guest, request)
 
+    def is_held(self, room: str) -> bool:
+        found = self.rooms.find(room) if self.behind else None
+        return found is not None and found.is_held
+
+    def caught_up(self, seat: Seat) -> None:
+        self.behind.discard(seat)
+        for room in self._rooms_of(seat):
+            room.go_on()
+
     def gone(self, seat: Seat, code: Code, reason: str) -> None:
         self.seats.discard(seat)
-        self.behind.discard(seat)
         guest = seat.guest
         for room in self._rooms_of(seat):
             room.seats.pop(seat, None)
+        self.caught_up(seat)
         if guest is None or guest.seat is not seat:
             return
         guest.seat = None
@@ -111,7 +120,7 @@ class Chat(Service, Hub):
         guest.lingers = asyncio.get_running_loop().call_later(linger, self._forget, guest, why)
         self.backplane.update(guest.person())
 
-    def _rooms_of(self, seat: Seat) -> Iterator[Any]:
+    def _rooms_of(self, seat: Seat) -> Iterator[Room]:
         if seat.guest is not None:
             for name in list(seat.guest.rooms):
                 yield self.rooms.get(name)

@@ -15,7 +15,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app_or_none
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
@@ -127,15 +127,11 @@ class TerminalView:
     def _print(self, lines: list[Parts]) -> None:
         for parts in lines:
             styled = [(f"class:{style.replace(':', '')}", text) for style, text in parts]
-            print_formatted_text(_Line(styled), style=_STYLE)
+            print_formatted_text(FormattedText(styled), style=_STYLE)
 
     def _redraw(self) -> None:
         if (app := get_app_or_none()) is not None:
             app.invalidate()
-
-
-class _Line(list[tuple[str, str]]):
-    """A line for `print_formatted_text`."""
 
 
 class _Names(Completer):

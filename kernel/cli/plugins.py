@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 
 import click
 
@@ -24,6 +25,7 @@ def plugins() -> None:
       kernel plugins list
       kernel plugins info echo
       kernel plugins check echo
+      kernel plugins new my-transport --kind transport
     """
 
 
@@ -126,6 +128,34 @@ def check(name: str, kind: str | None, endpoint: str, messages: tuple[str, ...],
     if as_json:
         print_json(report)
     return 1 if any(outcome["status"] == "failed" for outcome in report) else 0
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["transport", "service", "framing"]), required=True, help="What it will be.")
+@click.option("--directory", default="", metavar="DIRECTORY", help="Where to write it [NAME].")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+def new(name: str, kind: str, directory: str, quiet: bool) -> None:
+    """Write a small distribution with a plugin called NAME that works, its tests, and a README.
+
+    \b
+    Examples:
+      kernel plugins new my-transport --kind transport
+      kernel plugins new wave --kind service --directory ~/src/wave
+
+    Nothing that exists is overwritten. docs/plugin-author.md leads from there to a distribution that is published.
+    """
+    from kernel import scaffold
+
+    planned = scaffold.plan(name, kind, directory)
+    scaffold.write(planned)
+    if quiet:
+        return
+    click.echo(f"made {planned.directory}:")
+    for path in planned.files:
+        click.echo(f"  {path}")
+    click.echo(f"next:\n  cd {shlex.quote(str(planned.directory))} && pip install -e '.[test]' && pytest && mypy")
+    click.echo(f"  kernel plugins check {name}")
 
 
 def named(registry: Registry, name: str, kind: str | None) -> list[Plugin]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kernel.api import Capabilities, ChannelHandler, Connection, Peer
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
-from kernel.errors import Code, DialError
+from kernel.errors import Code, DialError, Refused
 from kernel.limits import Limits
 from kernel.link import TICK_SECONDS, Link
 from kernel.registry import Registry
@@ -97,7 +97,15 @@ class Client:
         except asyncio.CancelledError:
             channel.reset(Code.CANCELLED, "the client gave up")
             raise
+        except Refused as refused:
+            raise Refused(refused.code, self._with_key(refused.reason)) from None
         return channel
+
+    def _with_key(self, reason: str) -> str:
+        """Who is told that authentication failed wants to know which key he used."""
+        if reason != "authentication failed" or not self._key_id:
+            return reason
+        return f"{reason} (we hold the key '{self._key_id}': it may be unknown there, or another one)"
 
     async def ping(self) -> float:
         """Ask whether the server is there; returns the round-trip time in seconds."""
@@ -146,8 +154,7 @@ class Client:
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
         if self._ready is not None and not self._ready.done():
-            if reason == "authentication failed" and self._key_id:
-                reason += f" (we hold the key '{self._key_id}': it may be unknown there, or another one)"
+            reason = self._with_key(reason)
             self._ready.set_exception(DialError(f"{self.endpoint}: {reason or code.label}", code))
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)

@@ -2,7 +2,7 @@
 
 Streams can have both. Datagrams have no encryption here, so off the loopback they always need the permission that
 streams need only to go without; and since anybody can fake their source, they need authentication with it, or an
-endpoint that says in so many words that nobody is asked (`auth=none`).
+endpoint that says in so many words that nobody is asked (`auth=none`), the only way for `framing=raw`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def check_exposure(wiring: Wiring, *, allowed: bool) -> None:
         )
     is_asked = wiring.auth != NONE or wiring.endpoint.options.get("auth") == NONE
     if not wiring.capabilities.reliable and not is_asked:
-        raise StartError(f"{where} takes datagrams from the network without authentication: add auth=none if it shall")
+        keys = "add --secret-file FILE, or auth=none" if wiring.channels else "framing=raw has none, add auth=none"
+        raise StartError(f"{where} takes datagrams from the network without authentication: {keys} if it shall")
     log.warning("%s can be reached from the network without %s (%s)", where, " and without ".join(missing), FLAG)
 
 

@@ -27,6 +27,7 @@ from kernel.session.base import Session
 
 if TYPE_CHECKING:
     from kernel.auth.keys import Keyring
+    from kernel.datagram.identity import PacketAuthenticator
     from kernel.session.handshake import Authenticator
 
 DEFAULT_FRAMING = "knl"
@@ -109,9 +110,8 @@ def wire(
     recv, send = (_framing(kind, given, name, limits) for kind, name in zip(types, names, strict=True))
     if recv.channels != send.channels:
         raise OptionError(f"'{endpoint}': knl carries channels both ways, it cannot be mixed with another framing")
-    in_band = recv.channels and capabilities.reliable
-    auth = level.choose(asked, endpoint, capabilities, keys, in_band=in_band, client=client)
-    authenticator = _authenticator_maker(keys, client=client) if keys and auth == level.HMAC else None
+    auth = level.choose(asked, endpoint, capabilities, keys, in_band=recv.channels, client=client)
+    prover = keys if auth == level.HMAC else None
     return Wiring(
         endpoint,
         transport,
@@ -121,7 +121,7 @@ def wire(
         service,
         spoken,
         auth,
-        _session_maker(recv, send, capabilities, limits, client=client, service=service, authenticator=authenticator),
+        _session_maker(recv, send, capabilities, limits, client=client, service=service, keys=prover),
         _farewell if recv.channels and not capabilities.preserves_messages else lambda code, reason: b"",
     )
 
@@ -199,7 +199,7 @@ def _session_maker(
     *,
     client: bool,
     service: str,
-    authenticator: Callable[[Connection], Authenticator] | None,
+    keys: Keyring | None,
 ) -> Callable[[Connection], Session]:
     if recv.channels and capabilities.reliable and capabilities.ordered:
         from kernel.session.handshake import check_limits
@@ -207,13 +207,17 @@ def _session_maker(
 
         own = dataclasses.replace(limits, frame_bytes_max=recv.frame_bytes_max)
         check_limits(own)
+        authenticator = _authenticator_maker(keys, client=client) if keys else None
         return lambda connection: StreamSession(
             client=client, limits=own, authenticator=authenticator and authenticator(connection)
         )
     if recv.channels:
         from kernel.session.datagram import DatagramSession
 
-        return lambda connection: DatagramSession(client=client, limits=limits, **datagram_options(connection))
+        proof = _proof_maker(keys, client=client)
+        return lambda connection: DatagramSession(
+            client=client, limits=limits, authenticator=proof(), **datagram_options(connection)
+        )
     from kernel.framing.layout import Length
     from kernel.session.plain import PlainSession
 
@@ -235,6 +239,14 @@ def _authenticator_maker(keys: Keyring, *, client: bool) -> Callable[[Connection
     if client:
         return lambda connection: ClientChallenge(keys.first, lambda: connection.channel_binding)
     return lambda connection: ServerChallenge(keys, lambda: connection.channel_binding)
+
+
+def _proof_maker(keys: Keyring | None, *, client: bool) -> Callable[[], PacketAuthenticator | None]:
+    if keys is None:
+        return lambda: None
+    from kernel.auth.packets import ClientProof, ServerProof
+
+    return (lambda: ClientProof(keys.first)) if client else (lambda: ServerProof(keys))
 
 
 def _farewell(code: Code, reason: str) -> bytes:

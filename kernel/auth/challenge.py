@@ -35,7 +35,7 @@ _KEY_ID = 2
 _PROOF = 3
 _LABEL = b"KNL/1 hmac-sha256"
 # Proves nothing to anybody: what an unknown key id is checked against.
-_NO_KEY = Key("nobody", secrets.token_bytes(SECRET_BYTES))
+NO_KEY = Key("nobody", secrets.token_bytes(SECRET_BYTES))
 
 
 class ClientChallenge:
@@ -105,13 +105,13 @@ class ServerChallenge:
         if self._key is None:
             _read(payload, _NONCE, NONCE_BYTES)
             self._key_id = _read_key_id(payload)
-            self._key = self._keyring.find(self._key_id) or _NO_KEY
+            self._key = self._keyring.find(self._key_id) or NO_KEY
             self._heard = payload
             return None
         proofs = _Proofs(self._key, self._transcript, self._heard, self._said, self._binding())
         is_right = hmac.compare_digest(_read(payload, _PROOF, PROOF_BYTES), proofs.of_client)
-        if not is_right or self._key is _NO_KEY:
-            fault = "is not known here" if self._key is _NO_KEY else "was not proved"
+        if not is_right or self._key is NO_KEY:
+            fault = "is not known here" if self._key is NO_KEY else "was not proved"
             raise AuthenticationError(f"the key '{self._key_id}' {fault}")
         self.principal = Principal(self._key.name, "hmac")
         return fields.pack({_PROOF: proofs.of_server})

@@ -15,6 +15,9 @@ from collections import deque
 
 from kernel.datagram.packets import ahead, pack_receipt
 
+WINDOW_BYTES_DEFAULT = 128 * 1024
+"""What a Linux socket buffer of the default size holds, in packets of the default size."""
+
 
 class SendWindow:
     """The sending side: bytes sent against bytes that the receiver has seen.

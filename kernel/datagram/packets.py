@@ -25,6 +25,9 @@ PACKET_BYTES_MIN = 512
 PACKET_BYTES_MAX = 65507
 """What UDP over IPv4 can carry."""
 
+PACKET_BYTES_DEFAULT = 1200
+"""Passes every path that carries QUIC: an IPv6 packet of 1,280 bytes, less its headers."""
+
 INIT_BYTES_MIN = 96
 """INIT is padded to this: whatever answers it (COOKIE, REFUSE) is no longer, so nobody gains by faking a source."""
 

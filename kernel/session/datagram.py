@@ -20,9 +20,11 @@ from collections.abc import Callable
 from kernel.api import Buffer
 from kernel.datagram import packets
 from kernel.datagram.counters import SessionCounters
-from kernel.datagram.flow import ReceiveWindow
+from kernel.datagram.flow import WINDOW_BYTES_DEFAULT, ReceiveWindow
+from kernel.datagram.identity import Identity, PacketAuthenticator
 from kernel.datagram.liveness import Liveness, Verdict
-from kernel.datagram.packets import Hello, Kind, PacketError
+from kernel.datagram.packets import PACKET_BYTES_DEFAULT, Hello, Kind, PacketError
+from kernel.datagram.pieces import Pieces
 from kernel.datagram.reassembly import Reassembler, ReassemblyBudget
 from kernel.datagram.sender import Sender
 from kernel.datagram.timers import Timers
@@ -46,12 +48,6 @@ from kernel.session.base import (
     Writable,
 )
 
-PACKET_BYTES_DEFAULT = 1200
-"""Passes every path that carries QUIC: an IPv6 packet of 1,280 bytes, less its headers."""
-
-WINDOW_BYTES_DEFAULT = 128 * 1024
-"""What a Linux socket buffer of the default size holds, in packets of the default size."""
-
 _RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0)
 _FINISH_TRIES_MAX = 4
 # FINISH may overtake data: so long we wait for what is missing.
@@ -73,6 +69,7 @@ class DatagramSession(Session):
         packet_bytes_max: the longest packet that we send; the peer may ask for shorter ones.
         window_bytes: what the transport can hold for us until we read it; so much may be on its way to us.
         budget: memory for unfinished messages, shared by the sessions of a listener; None: one of its own.
+        authenticator: proves who we are, and asks the peer for the same; None: nobody asks.
         connection: the client's connection id; None: a random one.
         engine_name: which framing engine; None: the process's own.
 
@@ -81,8 +78,8 @@ class DatagramSession(Session):
     """
 
     __slots__ = (
-        "_client", "_connection", "_cookie", "_data_kind", "_due", "_ended", "_engine",
-        "_finish_acknowledged", "_finish_due", "_going_away", "_liveness", "_packet_bytes_max", "_peer",
+        "_client", "_connection", "_cookie", "_data_kind", "_direction", "_due", "_ended", "_engine",
+        "_finish_acknowledged", "_finish_due", "_going_away", "_identity", "_liveness", "_packet_bytes_max", "_peer",
         "_peer_messages", "_pieces", "_reassembler", "_releasing", "_sender", "_stream", "_timers", "_tries", "_window",
         "counters",
     )  # fmt: skip
@@ -95,6 +92,7 @@ class DatagramSession(Session):
         packet_bytes_max: int = PACKET_BYTES_DEFAULT,
         window_bytes: int = WINDOW_BYTES_DEFAULT,
         budget: ReassemblyBudget | None = None,
+        authenticator: PacketAuthenticator | None = None,
         connection: int | None = None,
         engine_name: str | None = None,
     ) -> None:
@@ -103,6 +101,8 @@ class DatagramSession(Session):
         self.timed = True
         self.counters = SessionCounters()
         self._client = client
+        self._direction = 0 if client else knl.FROM_SERVER
+        self._identity = Identity(authenticator, client=client)
         self._engine = engine(engine_name)
         self._packet_bytes_max = packet_bytes_max
         self._connection = (connection or secrets.randbits(64)) if client else None
@@ -116,15 +116,10 @@ class DatagramSession(Session):
         self._peer: Hello | None = None
         self._sender: Sender | None = None
         self._cookie = b""
-        self._tries = 0
-        self._pieces = bytearray()
-        self._finish_due = False
-        self._finish_acknowledged = False
-        self._releasing = False
-        self._going_away = False
-        self._peer_messages = 0
+        self._tries = self._peer_messages = 0
+        self._pieces = Pieces()
         self._liveness = Liveness(limits.ping_interval_seconds, limits.idle_seconds_max)
-        self._ended = False
+        self._finish_due = self._finish_acknowledged = self._releasing = self._going_away = self._ended = False
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -168,7 +163,7 @@ class DatagramSession(Session):
     def _ask(self) -> None:
         """Client: send what the server has to answer next, and again later."""
         if self._stream is not None:
-            self._send(Kind.CONNECT, self._cookie + self._hello(self._stream.service).pack())
+            self._send_sealed(Kind.CONNECT, self._cookie + self._hello(self._stream.service).pack())
         else:
             self._send(Kind.INIT, bytes(packets.INIT_BYTES_MIN - knl.PACKET_HEADER_BYTES))
         self._retry_later("ask")
@@ -312,14 +307,16 @@ class DatagramSession(Session):
 
     def _on_connect(self, _sequence: int, payload: bytes) -> None:
         if self._stream is not None:
-            if self._sender is not None:
-                self._send(Kind.ACCEPT, self._hello().pack())
+            if self._sender is not None and self._is_verified(payload):
+                self._send_sealed(Kind.ACCEPT, self._hello().pack())
             return
         self._peer = Hello.unpack(payload[packets.COOKIE_BYTES :])
+        if not self._is_verified(payload):
+            return
         self._stream = stream = Stream(0, self._peer.service)
         self._timers.cancel("handshake")
         self._timers.arm("probe", self._liveness.probe_seconds)
-        self.events.append(Ready())
+        self.events.append(Ready(self._identity.of_peer))
         if self._going_away:
             self.refuse(stream, Code.SHUTTING_DOWN, "the server is shutting down")
         else:
@@ -330,11 +327,23 @@ class DatagramSession(Session):
         if stream is None or self._sender is not None:
             return
         self._peer = Hello.unpack(payload)
+        if not self._is_verified(payload):
+            return
         self._timers.cancel("ask")
         self._timers.cancel("handshake")
         self._timers.arm("probe", self._liveness.probe_seconds)
         self.events.append(Opened(stream))
         self._begin(stream, self._peer)
+
+    def _is_verified(self, payload: bytes) -> bool:
+        """The peer's CONNECT or ACCEPT is from whom it has to be; else that is the end of it."""
+        assert self._connection is not None
+        fault = self._identity.fault(self._connection, payload)
+        if fault is not None:
+            self._due.clear()
+            self._send(Kind.CLOSE if self._client else Kind.REFUSE, packets.pack_reason(fault.code, fault.reason))
+            self._end(fault.code, fault.detail, by_peer=True)
+        return fault is None
 
     def _on_refuse(self, _sequence: int, payload: bytes) -> None:
         if self._sender is None:
@@ -420,7 +429,7 @@ class DatagramSession(Session):
     def accept(self, stream: Stream, *, pieces: bool = False) -> None:
         assert self._peer is not None
         stream.pieces = pieces
-        self._send(Kind.ACCEPT, self._hello().pack())
+        self._send_sealed(Kind.ACCEPT, self._hello().pack())
         self._begin(stream, self._peer)
 
     def _begin(self, stream: Stream, peer: Hello) -> None:
@@ -449,16 +458,9 @@ class DatagramSession(Session):
         stream.outgoing_bytes += sum(map(len, messages))
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:
-        """The pieces are kept until the message is whole: in datagrams it arrives whole or not at all."""
         self._check_sendable(stream, message_bytes)
-        self._pieces += piece
-        pieces_bytes = len(self._pieces)
-        if pieces_bytes > message_bytes or last != (pieces_bytes == message_bytes):
-            self._pieces.clear()
-            raise UsageError(f"the pieces of a message of {message_bytes} bytes have {pieces_bytes}: they must add up")
-        if last:
-            message = bytes(self._pieces)
-            self._pieces.clear()
+        message = self._pieces.add(piece, message_bytes, last)
+        if message is not None:
             self.send(stream, message)
 
     def consumed(self, stream: Stream, nbytes: int) -> None:
@@ -552,14 +554,14 @@ class DatagramSession(Session):
             return False
         return not self._sender.has_data(self._stream)
 
-    @property
-    def _direction(self) -> int:
-        return 0 if self._client else knl.FROM_SERVER
-
     def _send(self, kind: Kind, payload: bytes, sequence: int = 0) -> None:
         """Queue a control packet; one of the same sort that waits already is replaced."""
         assert self._connection is not None
         self._due[kind] = packets.control(kind | self._direction, self._connection, payload, sequence)
+
+    def _send_sealed(self, kind: Kind, payload: bytes) -> None:
+        assert self._connection is not None
+        self._send(kind, self._identity.seal(self._connection, payload))
 
     def _check_sendable(self, stream: Stream, message_bytes: int) -> None:
         if self._ended or self._finish_due or not stream.local_open:

@@ -161,6 +161,12 @@ def check_limits(limits: Limits) -> None:
             raise OptionError(f"{name} is {value}, it must be from {allowed.start} to {allowed.stop - 1}")
 
 
+def mismatch(server: str, client: str) -> str:
+    """The two sides want different levels. Neither gives way; each names the remedy for the client."""
+    remedy = "leave the secret out" if server == NO_MECHANISM else "give the client a secret, --secret-file FILE"
+    return f"the server asks for authentication '{server}', the client for '{client}': {remedy}"
+
+
 class Handshake:
     """One connection's way to READY.
 
@@ -226,7 +232,8 @@ class Handshake:
             raise Fault(Code.PROTOCOL, "a second HELLO")
         self.peer = Hello.unpack(payload)
         if self.peer.mechanism != self.hello.mechanism:
-            raise Fault(Code.UNAUTHENTICATED, self._mismatch(self.peer.mechanism))
+            theirs, ours = self.peer.mechanism, self.hello.mechanism
+            raise Fault(Code.UNAUTHENTICATED, mismatch(theirs, ours) if self._client else mismatch(ours, theirs))
         if self._authenticator is None:
             self.ready = True
             return None
@@ -244,12 +251,6 @@ class Handshake:
             raise Fault(Code.UNAUTHENTICATED, "authentication failed", str(error)) from None
         self.ready = self._authenticator.done
         return self._budgeted(reply)
-
-    def _mismatch(self, theirs: str) -> str:
-        """The two sides want different levels. Neither gives way; each names the remedy for the client."""
-        server, client = (theirs, self.hello.mechanism) if self._client else (self.hello.mechanism, theirs)
-        remedy = "leave the secret out" if server == NO_MECHANISM else "give the client a secret, --secret-file FILE"
-        return f"the server asks for authentication '{server}', the client for '{client}': {remedy}"
 
     @property
     def principal(self) -> Principal | None:

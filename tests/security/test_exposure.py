@@ -91,7 +91,12 @@ async def test_a_permission_is_used_and_logged_at_each_start(caplog: pytest.LogC
 
 
 async def test_datagrams_need_more_than_the_permission():
-    with pytest.raises(StartError, match="without authentication: add auth=none if it shall"):
+    with pytest.raises(StartError, match="without authentication: add --secret-file FILE, or auth=none if it shall"):
         await server("udp://0.0.0.0:0", allowed=True).start()
-    async with server("udp://0.0.0.0:0?auth=none", allowed=True):
-        pass
+    with pytest.raises(StartError, match="without authentication: framing=raw has none, add auth=none if it shall"):
+        await server("udp://0.0.0.0:0?framing=raw", allowed=True).start()
+    with pytest.raises(StartError, match="without encryption: datagrams cannot be encrypted yet"):
+        await server("udp://0.0.0.0:0", ALICE).start()
+    for endpoint, keys in (("udp://0.0.0.0:0", ALICE), ("udp://0.0.0.0:0?auth=none", None)):
+        async with server(endpoint, keys, allowed=True):
+            pass

@@ -43,6 +43,7 @@ async def test_with_keys_a_tcp_listener_asks_for_them_and_the_service_sees_who_i
         assert recorder.opened_by == ["hmac:alice"]
 
 
+@pytest.mark.parametrize("listen", [LOOPBACK, "udp://127.0.0.1:0"])
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -50,9 +51,9 @@ async def test_with_keys_a_tcp_listener_asks_for_them_and_the_service_sees_who_i
         (WRONG, "authentication failed (we hold the key 'alice/1': it may be unknown there"),
     ],
 )
-async def test_who_has_no_key_or_a_wrong_one_reads_one_line(keys: Keyring | None, words: str):
-    async with Server([recorder := Recorder()], [LOOPBACK], keys=ALICE) as server:
-        with pytest.raises(DialError) as caught:
+async def test_who_has_no_key_or_a_wrong_one_reads_one_line(keys: Keyring | None, words: str, listen: str):
+    async with Server([recorder := Recorder()], [listen], keys=ALICE) as server:
+        with pytest.raises((DialError, Refused)) as caught:
             await kernel.connect(server.endpoints[0], "echo", keys=keys)
         assert caught.value.code is Code.UNAUTHENTICATED
         assert words in str(caught.value)
@@ -99,6 +100,19 @@ async def test_on_a_unix_socket_the_operating_system_says_who_it_is(tmp_path: Pa
         async with kernel.connect(f"unix:{tmp_path}/s?auth=none", "echo"):
             pass
     assert recorder.opened_by == [f"unix:{os.geteuid()}"] * 3
+
+
+async def test_datagrams_carry_proofs_too():
+    async with (
+        Server([recorder := Recorder()], ["udp://127.0.0.1:0"], keys=ALICE) as server,
+        kernel.connect(server.endpoints[0], "echo", keys=ALICE) as channel,
+    ):
+        channel.send(b"hello")
+        assert await channel.receive() == b"hello"
+    assert recorder.opened_by == ["hmac:alice"]
+    async with Server([recorder], ["udp://127.0.0.1:0"]) as server:
+        with pytest.raises(kernel.ChannelClosed, match="leave the secret out"):
+            await kernel.connect(server.endpoints[0], "echo", keys=ALICE)
 
 
 class Foreign(Unix):

@@ -60,6 +60,7 @@ LISTENERS = {
     "length": f"{TCP}?framing=length&auth=none&frame_bytes_max=1MiB",
     "line": f"{TCP}?framing=line&auth=none",
     "udp": "udp://127.0.0.1:0?auth=none",
+    "udp hmac": "udp://127.0.0.1:0",
     "unix": "unix:DIRECTORY/socket",
 }
 
@@ -90,6 +91,10 @@ NO_PIN = "sha256:" + "0" * 64
         ("hmac", ["--secret-file", "KEYS/wrong"], "unauthenticated", WRONG_KEY.format("alice"), "was not proved"),
         ("hmac", ["--secret-file", "KEYS/unknown"], "unauthenticated", WRONG_KEY.format("bob"), "'bob' is not known"),
         ("hmac", [], "unauthenticated", "give the client a secret, --secret-file FILE", "give the client a secret"),
+        ("udp hmac", ["--secret-file", "KEYS/wrong"], "unauthenticated", WRONG_KEY.format("alice"), "was not proved"),
+        ("udp hmac", ["--secret-file", "KEYS/unknown"], "unauthenticated", WRONG_KEY.format("bob"), "is not known"),
+        ("udp hmac", [], "unauthenticated", "give the client a secret, --secret-file FILE", "give the client a secret"),
+        ("udp", ["--secret-file", "KEYS/good"], "unauthenticated", "leave the secret out\n", "leave the secret out"),
         ("plain", ["--secret-file", "KEYS/good"], "unauthenticated", "leave the secret out\n", "leave the secret out"),
         ("tls", [], "unauthenticated", "pin it by ?fingerprint=", "does not know the authority of our certificate"),
         ("tls:plain", [], "protocol", "look like a TLS alert", "the client does not speak TLS"),

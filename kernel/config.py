@@ -10,7 +10,7 @@ A file is TOML, its keys are the names of the settings:
     log_level = "debug"
 
     [plugin.echo]          # or: plugin = ["echo?mode=upper"]
-    mode = "upper"
+    mode = "upper"         # lists and tables, too, where a plugin's options hold them
 
     [policy]               # who may open what
     "hmac:alice" = ["echo"]
@@ -21,6 +21,7 @@ A file is TOML, its keys are the names of the settings:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -207,7 +208,12 @@ def _text(value: object, where: str) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise OptionError(f"{where} holds {value!r}: an option is a string, a number, true or false")
+    if isinstance(value, list | dict):  # as `kernel.options` reads lists and tables
+        import json
+
+        with contextlib.suppress(TypeError):
+            return json.dumps(value)
+    raise OptionError(f"{where} holds {value!r}: an option is a string, a number, true or false, a list or a table")
 
 
 def variables(environ: Mapping[str, str]) -> Iterator[Layer]:

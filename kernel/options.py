@@ -2,7 +2,7 @@
 
 A field's type does the checking; `Annotated[int, Meta(ge=1, description="...")]` adds bounds and help. Names carry
 their unit last, so a value may too: `..._bytes...` takes 64KiB or 1MiB, `..._seconds...` takes 500ms, 30s, 5m or 1h.
-Any other number with a fraction takes percent: 1% is 0.01.
+Any other number with a fraction takes percent: 1% is 0.01. Lists are separated by commas, or JSON, as tables are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ _SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", re.I)
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _BACKTICKED = re.compile("`([^`]*)`")
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_LISTS = (list, tuple, frozenset)
+_STRUCTURES = (*_LISTS, Mapping)
+_PLACE = re.compile(r"[.\[].*", re.S)
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a table",
+}
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -45,9 +55,9 @@ def parse(options_type: type[T], values: Mapping[str, object], owner: str) -> T:
     for name in values:
         if name not in names:
             raise OptionError(unknown(name, names, owner))
-    units_read = {name: _read_unit(name, value, options_type) for name, value in values.items()}
+    read = {name: _read(name, value, options_type, owner) for name, value in values.items()}
     try:
-        return msgspec.convert(units_read, options_type, strict=False)
+        return msgspec.convert(read, options_type, strict=False)
     except msgspec.ValidationError as error:
         from kernel.logs import printable
 
@@ -85,6 +95,27 @@ def read_seconds(text: str) -> float:
     return float(span[1]) * _SECONDS[span[2].lower()]
 
 
+def _read(name: str, value: object, options_type: type, owner: str) -> object:
+    """Text in the shape that its field has: with its unit read, a list or table in place of their text."""
+    if not isinstance(value, str):
+        return value
+    hint = typing.get_type_hints(options_type)[name]
+    kind = typing.get_origin(hint) or hint
+    if isinstance(kind, type) and (issubclass(kind, _STRUCTURES) or dataclasses.is_dataclass(kind)):
+        return _read_structure(name, value, issubclass(kind, _LISTS), owner)
+    return _read_unit(name, value, options_type)
+
+
+def _read_structure(name: str, text: str, listed: bool, owner: str) -> object:
+    if listed and not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(",")] if text.strip() else []
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        what = 'a list, ["one", "two"]' if listed else 'a table, {"key": "value"}'
+        raise OptionError(f"{owner}: option '{name}={text}': write {what}, or use the configuration file") from None
+
+
 def _read_unit(name: str, value: object, options_type: type) -> object:
     if isinstance(value, str):
         if "_bytes" in name and _SIZE.fullmatch(value):
@@ -101,7 +132,8 @@ def _explain(message: str, values: Mapping[str, object], options_type: type) -> 
     what, _, where = message.partition(" - at `$.")
     name = where.rstrip("`")
     if name not in values:
-        return what[0].lower() + what[1:]
+        inside = f"option '{name}': " if _PLACE.sub("", name) in values else ""
+        return inside + what[0].lower() + _BACKTICKED.sub(_in_words, what[1:])
     if "enum" in what:
         wanted = "one of " + ", ".join(_choices(typing.get_type_hints(options_type)[name]))
     else:

@@ -146,7 +146,11 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
             "plugin.echo = 3",
             "FILE: [plugin.echo] is a table of options: write [plugin.echo] and a line for each option",
         ),
-        ("plugin.echo.mode = []", "FILE: [[plugin]]: mode holds []: an option is a string, a number, true or false"),
+        (
+            "plugin.echo.mode = 2026-01-01",
+            "FILE: [[plugin]]: mode holds datetime.date(2026, 1, 1): an option is a string, "
+            "a number, true or false, a list or a table",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_file_key_and_remedy(

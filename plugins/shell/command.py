@@ -1,0 +1,66 @@
+"""`kernel shell`: run a command on a distant machine, or open a terminal there.
+
+A command's streams are ours, byte for byte, and so is its exit status (128 and its number after a signal, 124 after a
+time-out, 127 when there is no such command).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from kernel.commands import duration, run as run_command, secret_options
+from kernel.errors import UsageError
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+
+
+@click.command(short_help="Run a command on a distant machine, or open a terminal there.")
+@click.argument("endpoint")
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARGS]...]")
+@click.option("--timeout", callback=duration, metavar="SECONDS", help="End the command after this time: 10, 500ms, 5m.")
+@click.option("--cwd", default="", metavar="DIRECTORY", help="Where the command starts.")
+@click.option(
+    "--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command; NAME alone: ours. Repeats."
+)
+@secret_options
+def shell(
+    endpoint: str,
+    argv: tuple[str, ...],
+    timeout: float | None,
+    cwd: str,
+    env: tuple[str, ...],
+    keys: Keyring | None,
+) -> int:
+    """Run CMD on the server's machine with our standard input, output and error; without CMD, open a terminal there.
+
+    \b
+    Examples:
+      kernel shell unix:/run/kernel.sock                       a terminal
+      kernel shell unix:/run/kernel.sock -- df -h
+      tar c . | kernel shell tls+tcp://host:7000 --secret-file ops.key -- tar x
+      kernel shell unix:/run/kernel.sock --timeout 5m -- make test > log
+
+    The exit status is the command's: 128 and the signal's number when one ended it, 124 when its time was up, 127 when
+    there is no such command.
+    """
+    from . import pipes
+    from .protocol import Request
+
+    request = Request(list(argv), _variables(env), cwd, timeout or 0.0)
+    return run_command(pipes.run(endpoint, request, keys))
+
+
+def _variables(given: tuple[str, ...]) -> dict[str, str]:
+    variables = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not name:
+            raise UsageError(f"--env '{pair}' is not NAME=VALUE")
+        if not equals and name not in os.environ:
+            raise UsageError(f"--env {name}: it is not set here: write {name}=VALUE")
+        variables[name] = value if equals else os.environ[name]
+    return variables

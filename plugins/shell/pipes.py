@@ -1,0 +1,120 @@
+"""A remote command in the place of a local one: its three streams are ours, and signals go to it.
+
+The first Ctrl-C, and each one after it, goes to the remote process group, as it would here; the third ends the
+conversation, and with it the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kernel.client import connect
+
+from .client import Remote
+from .protocol import Exit, Kind, Request, Started
+from .streams import Input, Output
+from .words import shown
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
+
+TIMED_OUT = 124
+_INTERRUPTS_MAX = 3
+
+
+async def run(endpoint: str, request: Request, keys: Keyring | None) -> int:
+    """Run the command; the exit code."""
+    pipes = _Pipes(request)
+    try:
+        async with connect(endpoint, "shell", handler=pipes.remote, keys=keys):
+            with pipes.signals():
+                return exit_code(await pipes.until_ended())
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE  # as a local command ends whose reader has left
+    finally:
+        pipes.close()
+
+
+class _Pipes:
+    """Our three streams, joined with a remote command."""
+
+    def __init__(self, request: Request) -> None:
+        self.remote = Remote(self, request)
+        self._outputs = {
+            Kind.STDOUT: Output(1, lambda nbytes: self.remote.consumed(Kind.STDOUT, nbytes), self.remote.give_up),
+            Kind.STDERR: Output(2, lambda nbytes: self.remote.consumed(Kind.STDERR, nbytes), lambda error: None),
+        }
+        self._input = Input(0, self._read)
+        self._interrupts = 0
+
+    # --- the remote command ------------------------------------------------------------------------------------------
+
+    def started(self, started: Started) -> None:
+        self._input.allow(started.window_bytes)
+
+    def output(self, stream: Kind, data: memoryview) -> None:
+        self._outputs[stream].write(data)
+
+    def input_taken(self, nbytes: int) -> None:
+        self._input.allow(nbytes)
+
+    async def until_ended(self) -> Exit:
+        """Wait until the command has ended, and all that it wrote is written here."""
+        how = await self.remote.ended
+        for output in self._outputs.values():
+            await output.drain()
+        return how
+
+    # --- our side ----------------------------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        if data:
+            self.remote.send_input(data)
+        else:
+            self.remote.finish_input()
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C is for the remote command, as long as this lasts."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def interrupt(name: str) -> None:
+            self._interrupts += 1
+            self.remote.signal(name)
+            if self._interrupts >= _INTERRUPTS_MAX:
+                task.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, interrupt, "INT")
+        loop.add_signal_handler(signal.SIGQUIT, interrupt, "QUIT")
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGQUIT)
+
+    def close(self) -> None:
+        self._input.close()
+        for output in self._outputs.values():
+            output.close()
+
+
+def exit_code(how: Exit) -> int:
+    """What the command's end is for whoever started us."""
+    if how.timed_out:
+        _tell(f"the command was ended: {how.reason}")
+        return TIMED_OUT
+    if how.reason:
+        _tell(f"the command was ended: {how.reason}" if how.status is None else how.reason)
+    if how.status is not None:
+        return how.status
+    return 128 + getattr(signal, f"SIG{how.signal}", 0)
+
+
+def _tell(message: str) -> None:
+    print(f"kernel: {shown(message)}", file=sys.stderr)

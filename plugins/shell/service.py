@@ -1,0 +1,155 @@
+"""The shell service: a channel brings a request, the policy makes a job of it, a session runs it.
+
+Nobody is served who has not proved who he is. What a request may do is decided in `access`, how it is run and ended in
+`warden`; here is only who holds which session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from kernel.api import ChannelHandler, Needs, Service, ServiceContext
+from kernel.channel import Channel
+from kernel.errors import Code, StartError
+
+from . import audit
+from .access import Access, Denied
+from .options import ShellOptions
+from .process import Keeper
+from .protocol import ProtocolError, Request
+from .session import Session
+from .warden import cgroup
+
+log = logging.getLogger("kernel.service.shell")
+
+_STOP_SECONDS = 20.0
+
+
+class Shell(Service):
+    """Runs commands, and terminals, for peers that have proved who they are. See docs/shell.md."""
+
+    name = "shell"
+    example = "kernel shell {endpoint}"
+    Options = ShellOptions
+    needs = Needs(reliable=True, ordered=True, authenticated=True)
+
+    def __init__(self, options: ShellOptions, context: ServiceContext) -> None:
+        super().__init__(options, context)
+        self._options = options
+        self.access: Access | None = None
+        self.keeper = Keeper()
+        self._sessions: dict[str, Session] = {}
+        self._idle = asyncio.Event()
+
+    async def start(self) -> None:
+        if not sys.platform.startswith("linux"):
+            raise StartError("the service shell needs Linux: elsewhere it cannot promise that no process survives")
+        options = self._options
+        self.access = Access(options, cgroup.home() if options.cgroup == "auto" else "")
+        if not (options.allow or options.free or options.pty or options.principals):
+            log.warning(
+                "the service shell may run nothing: allow= names command lines, free=1 allows any, pty=1 terminals"
+            )
+        if self.access.runs_as_root:
+            log.warning("the service shell runs commands as root: user=NAME would change that")
+        self.keeper.start()
+
+    async def stop(self) -> None:
+        for session in list(self._sessions.values()):
+            session.end("the server is shutting down")
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                while self._sessions:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            log.error("%d commands have not ended within %g s", len(self._sessions), _STOP_SECONDS)
+        self.keeper.stop()
+        await self.keeper.wait_stopped(_STOP_SECONDS)
+
+    def handler(self) -> ChannelHandler:
+        return Conversation(self)
+
+    def open(self, channel: Channel, request: Request) -> Session:
+        """Run what a request asks for, or join it with what runs.
+
+        Raises:
+            Denied: it may not be.
+        """
+        if request.attach:
+            return self._attach(channel, request)
+        assert self.access is not None
+        options = self._options
+        if len(self._sessions) >= options.commands_max:
+            raise Denied(f"{len(self._sessions)} commands run here already (commands_max): try again later")
+        job = self.access.job(channel.peer.principal, request)
+        account = job.user["name"] if job.user else ""
+        entry = audit.Entry(channel.peer, job.argv, job.cwd, account, request.terminal is not None)
+        session = Session(
+            self.keeper,
+            job,
+            request,
+            entry,
+            seconds_max=self.access.seconds(request),
+            output_bytes_max=options.output_bytes_max,
+            detach_seconds=options.detach_seconds,
+            replay_bytes=options.replay_bytes,
+            on_ended=self._ended,
+        )
+        self._sessions[session.id] = session
+        try:
+            session.start(channel)
+        except OSError as error:
+            del self._sessions[session.id]
+            raise Denied(f"no command can be started: {error.strerror}") from error
+        return session
+
+    def _attach(self, channel: Channel, request: Request) -> Session:
+        session = self._sessions.get(request.attach)
+        if session is None or session.entry.peer.principal != channel.peer.principal:
+            raise Denied("there is no such session, or it has ended")
+        session.attach(channel, request)
+        return session
+
+    def _ended(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        self._idle.set()
+
+
+class Conversation(ChannelHandler):
+    """One channel: its first message is the request, the others go to the session."""
+
+    __slots__ = ("_service", "_session")
+
+    def __init__(self, service: Shell) -> None:
+        self._service = service
+        self._session: Session | None = None
+
+    def on_message(self, channel: Channel, message: bytes) -> None:
+        try:
+            if self._session is None:
+                self._begin(channel, Request.decode(message))
+            else:
+                self._session.message(message)
+        except ProtocolError as error:
+            channel.reset(Code.PROTOCOL, str(error))
+
+    def _begin(self, channel: Channel, request: Request) -> None:
+        try:
+            self._session = self._service.open(channel, request)
+        except Denied as denied:
+            audit.refused(channel.peer, request.argv, request.cwd, str(denied))
+            channel.reset(Code.FORBIDDEN, str(denied))
+
+    def on_finish(self, channel: Channel) -> None:
+        """The client has said all; it still listens."""
+
+    def on_writable(self, channel: Channel) -> None:
+        if self._session is not None:
+            self._session.writable()
+
+    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        if self._session is not None:
+            self._session.left(channel, code)

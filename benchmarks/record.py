@@ -1,7 +1,7 @@
 """`python -m benchmarks.record`: measure everything, and write it into docs/performance.md and docs/performance/.
 
 The document keeps its words; what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced by what was
-measured now. About 40 minutes; `--only` does one part. On a machine that others use the numbers are worth little: the
+measured now. About 11 minutes; `--only` does one part. On a machine that others use the numbers are worth little: the
 document says how quiet it was.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -18,10 +19,20 @@ from benchmarks import echo, framing, scale
 from benchmarks.report import Report, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
-PARTS: dict[str, Callable[[bool], Report]] = {
-    "framing": lambda short: framing.run(5 if short else 15),
-    "echo": lambda short: echo.run(full=not short),
-    "scale": lambda short: scale.run(quick=short),
+SIZES = ("short", "usual", "full")
+"""How much is measured: in about 3 minutes, 11, or 40."""
+PARTS: dict[str, Callable[[str], Report]] = {
+    "framing": lambda size: framing.run({"short": 3, "usual": 7, "full": 15}[size]),
+    "echo": lambda size: echo.run(
+        full=size != "short",
+        rounds={"short": 3, "usual": 5, "full": 7}[size],
+        seconds={"short": 0.2, "usual": 0.3, "full": 1.0}[size],
+    ),
+    "scale": lambda size: scale.run(
+        quick=size == "short",
+        rounds={"short": 1, "usual": 2, "full": 3}[size],
+        seconds={"short": 0.2, "usual": 0.3, "full": 0.5}[size],
+    ),
 }
 _TABLE = re.compile(r"(<!-- table (?P<part>\w+)-(?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -54,13 +65,18 @@ def main() -> None:
     """Measure, and write the documents."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", action="append", choices=sorted(PARTS), help="one part; repeats")
-    parser.add_argument("--short", action="store_true", help="fewer rounds, about five minutes: to see that all works")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--short", action="store_true", help="fewer rounds and cells, about 3 minutes: to see all work")
+    size.add_argument("--full", action="store_true", help="more and longer rounds, about 40 minutes")
     asked = parser.parse_args()
+    chosen = "short" if asked.short else "full" if asked.full else "usual"
     page = DOCS / "performance.md"
     for name in asked.only or PARTS:
         print(f"measuring {name}", file=sys.stderr)
-        report = PARTS[name](asked.short)
+        started = time.monotonic()
+        report = PARTS[name](chosen)
         print(report.text(), end="\n\n", flush=True)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
         report.write(DOCS / "performance")
         page.write_text(filled(page.read_text(), report))
 

@@ -9,7 +9,7 @@ static int bridge_exec(PyObject *module)
     if (state->errors == NULL || state->release == NULL)
         return -1;
     if (bridge_add_landing(module) < 0 || bridge_add_decoders(module) < 0 || bridge_add_encoders(module) < 0 ||
-        bridge_add_messages(module) < 0 || bridge_add_lanes(module) < 0 || bridge_add_accounts(module) < 0)
+        bridge_add_messages(module) < 0 || bridge_add_lanes(module) < 0 || bridge_add_accounts(module) < 0 || bridge_add_datagrams(module) < 0)
         return -1;
     return 0;
 }
@@ -26,6 +26,7 @@ static int bridge_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->lane_type);
     Py_VISIT(state->port_type);
     Py_VISIT(state->account_type);
+    Py_VISIT(state->batches_type);
     Py_VISIT(state->layout);
     return 0;
 }
@@ -42,6 +43,7 @@ static int bridge_clear(PyObject *module)
     Py_CLEAR(state->lane_type);
     Py_CLEAR(state->port_type);
     Py_CLEAR(state->account_type);
+    Py_CLEAR(state->batches_type);
     Py_CLEAR(state->layout);
     return 0;
 }

@@ -22,6 +22,7 @@ typedef struct bridge_state {
     PyTypeObject *lane_type;
     PyTypeObject *port_type;
     PyTypeObject *account_type;
+    PyTypeObject *batches_type;
     PyObject *layout; /* the Length that was used last to encode, and what it says: */
     kf_length compiled;
     uint64_t body_min;   /* the bodies that it can carry: body_min bytes, */
@@ -94,5 +95,6 @@ int bridge_add_encoders(PyObject *module);
 int bridge_add_messages(PyObject *module);
 int bridge_add_lanes(PyObject *module);
 int bridge_add_accounts(PyObject *module);
+int bridge_add_datagrams(PyObject *module);
 
 #endif

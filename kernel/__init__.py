@@ -15,6 +15,7 @@ _NAMES = {
     ),
     "kernel.auth.keys": "Key Keyring",
     "kernel.auth.policy": "AccessPolicy",
+    "kernel.batches": "DatagramBatches datagram_batches",
     "kernel.blocking": "BlockingChannel",
     "kernel.channel": "Channel",
     "kernel.client": "Client connect dial",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     )
     from kernel.auth.keys import Key as Key, Keyring as Keyring
     from kernel.auth.policy import AccessPolicy as AccessPolicy
+    from kernel.batches import DatagramBatches as DatagramBatches, datagram_batches as datagram_batches
     from kernel.blocking import BlockingChannel as BlockingChannel
     from kernel.channel import Channel as Channel
     from kernel.client import Client as Client, connect as connect, dial as dial

@@ -1,8 +1,7 @@
 """A UDP socket in the event loop, and the connection of one peer over it.
 
 The socket is read in batches, up to a budget, so that the event loop stays fair. What a batch makes us send is queued
-and
-leaves at its end: `DatagramSocket` is the one place where many datagrams could go through one system call.
+and leaves at its end. A batch is one system call each way, where the system has such a one (`datagram_batches`).
 
 When the system's buffer is full, packets wait in a queue: its bytes count as pending for the connection that wrote
 them, which holds back who listens to that. The queue is bounded; beyond, the newest packet is dropped and counted.
@@ -19,16 +18,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kernel.api import Buffer, Connection, Receiver
+from kernel.batches import datagram_batches
 from kernel.datagram.reassembly import ReassemblyBudget
-from kernel.limits import KIB, MIB
+from kernel.limits import MIB
 
 from .addresses import Address
 
 DATAGRAM_BYTES_MAX = 65507
 """What a datagram over IPv4 holds; IPv6 has the same 64 KiB, less its headers."""
 
-_READ_BYTES = 64 * KIB
-_BATCH = 64
+_EARLY_MAX = 64
 _QUEUE_BYTES_MAX = 4 * MIB
 _IP_AND_UDP_BYTES = 28
 
@@ -99,12 +98,12 @@ class DatagramSocket:
         self.counters = UdpCounters()
         self._loop = asyncio.get_running_loop()
         self._sock = sock
-        self._receive: Callable[[int], object] = sock.recv if connected else sock.recvfrom
+        self._batches = datagram_batches(sock, connected=connected)
         self._on_batch: Callable[[list[Any]], None] | None = None
         self._on_error: Callable[[OSError], None] | None = None
         self._in_batch = False
         self._blocked = False
-        self._queue: deque[tuple[Sequence[Buffer], Address | None, UdpConnection | None]] = deque()
+        self._queue: deque[tuple[list[Buffer], Address | None, UdpConnection | None]] = deque()
         self._queued_bytes = 0
         self._drained: list[UdpConnection] = []
 
@@ -130,7 +129,7 @@ class DatagramSocket:
             return
         if self._blocked:
             packets = [packet for packet in packets if self._hold(packet, connection)]
-        self._queue.append((packets, address, connection))
+        self._queue.append((packets if type(packets) is list else list(packets), address, connection))
         if not self._in_batch and not self._blocked:
             self._flush()
 
@@ -145,12 +144,10 @@ class DatagramSocket:
     def _on_readable(self) -> None:
         batch: list[object] = []
         error: OSError | None = None
-        receive = self._receive
         try:
-            for _ in range(_BATCH):
-                batch.append(receive(_READ_BYTES))  # noqa: PERF401  what came before an error counts
+            batch = self._batches.receive()
         except (BlockingIOError, InterruptedError):
-            pass
+            return
         except OSError as failure:
             error = failure
             self.counters.receive_failed += 1
@@ -167,25 +164,25 @@ class DatagramSocket:
 
     def _flush(self) -> None:
         """Send what is queued, until the system's buffer is full."""
-        queue, sock = self._queue, self._sock
+        queue = self._queue
         while queue:
             packets, address, connection = queue.popleft()
-            for at, packet in enumerate(packets):
+            at = 0
+            while at < len(packets):
                 try:
-                    if address is None:
-                        sock.send(packet)
-                    else:
-                        sock.sendto(packet, address)
+                    sent = self._batches.send(packets, at, address)
                 except (BlockingIOError, InterruptedError):
                     queue.appendleft((packets[at:], address, connection))
                     self._block()
                     return
                 except OSError as error:
+                    sent = 1
                     self.counters.send_failed += 1
                     if connection is not None:
-                        connection.send_failed(error, len(packet))
+                        connection.send_failed(error, len(packets[at]))
                 if self._blocked:
-                    self._release(packet, connection)
+                    self._release(packets[at : at + sent], connection)
+                at += sent
 
     def _block(self) -> None:
         """The system's buffer is full: from now on, what waits is counted, and bounded."""
@@ -208,11 +205,12 @@ class DatagramSocket:
             connection.pending_bytes += len(packet)
         return True
 
-    def _release(self, packet: Buffer, connection: UdpConnection | None) -> None:
-        """A packet that was held is gone."""
-        self._queued_bytes -= len(packet)
+    def _release(self, packets: list[Buffer], connection: UdpConnection | None) -> None:
+        """Packets that were held are gone."""
+        nbytes = sum(map(len, packets))
+        self._queued_bytes -= nbytes
         if connection is not None:
-            connection.pending_bytes -= len(packet)
+            connection.pending_bytes -= nbytes
             if not connection.pending_bytes:
                 self._drained.append(connection)
 
@@ -360,7 +358,7 @@ class UdpConnection(Connection):
             return
         if self._receiver is not None:
             self._receiver.messages_received(datagrams)
-        elif len(self._early) < _BATCH:
+        elif len(self._early) < _EARLY_MAX:
             self._early += datagrams
 
     def drained(self) -> None:

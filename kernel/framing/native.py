@@ -51,3 +51,6 @@ make_length_lane, make_knl_lane = _bridge.length_lane, _bridge.knl_lane
 
 make_account = _bridge.account
 """The numbers that a lane and its session share: see kernel/session/account.py."""
+
+make_batches, BATCH_BYTES = getattr(_bridge, "batches", None), getattr(_bridge, "BATCH_BYTES", 0)
+"""Many datagrams in one system call, where the system has such a one: see kernel/batches.py."""

@@ -1,0 +1,128 @@
+"""Batches of datagrams: the one system call and the calls one by one are the same to whoever uses them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+
+import pytest
+
+from kernel import datagram_batches
+from kernel.batches import BATCH, _OneByOne
+from kernel.framing import engine
+
+
+@pytest.fixture(params=["batch", "one by one"])
+def make(request):
+    if request.param == "batch" and engine().name != "c":
+        pytest.skip("the C engine has batches")
+    return datagram_batches if request.param == "batch" else _OneByOne
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def pair(request):
+    """A bound socket, and one that is connected to it."""
+    host = "127.0.0.1" if request.param == socket.AF_INET else "::1"
+    with (
+        socket.socket(request.param, socket.SOCK_DGRAM) as bound,
+        socket.socket(request.param, socket.SOCK_DGRAM) as to,
+    ):
+        try:
+            bound.bind((host, 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        to.connect(bound.getsockname())
+        bound.setblocking(False)
+        to.setblocking(False)
+        yield bound, to
+
+
+def send_all(batches, packets, address=None):
+    at = 0
+    while at < len(packets):
+        at += batches.send(packets, at, address)
+
+
+def arrived(sock):
+    assert select.select([sock], [], [], 30)[0]
+
+
+async def test_datagrams_come_with_their_sources_and_answers_go_back(make, pair):
+    bound, to = pair
+    server, client = make(bound, connected=False), make(to, connected=True)
+    packets = [b"", b"x", bytearray(b"yy"), memoryview(b"z" * 60_000)]
+    send_all(client, packets)
+    arrived(bound)
+    received = server.receive()
+    assert received == [(bytes(packet), to.getsockname()) for packet in packets]
+    assert len({id(source) for _, source in received}) == 1 or make is _OneByOne
+    send_all(server, [packet for packet, _ in received], received[0][1])
+    arrived(to)
+    assert client.receive() == [bytes(packet) for packet in packets]
+
+
+async def test_sources_are_told_apart(make, pair):
+    bound, first = pair
+    server = make(bound, connected=False)
+    with socket.socket(first.family, socket.SOCK_DGRAM) as second:
+        second.connect(bound.getsockname())
+        for sock, data in ((first, b"1"), (second, b"2"), (second, b"3"), (first, b"4")):
+            sock.send(data)
+        arrived(bound)
+        one, two = first.getsockname(), second.getsockname()
+        assert server.receive() == [(b"1", one), (b"2", two), (b"3", two), (b"4", one)]
+        for target, data in ((two, b"a"), (one, b"b"), (two, b"c")):
+            send_all(server, [data], target)
+        assert (second.recv(9), second.recv(9), first.recv(9)) == (b"a", b"c", b"b")
+
+
+async def test_a_batch_has_its_end_and_nothing_is_told_as_such(make, pair):
+    bound, to = pair
+    server = make(bound, connected=False)
+    with pytest.raises(BlockingIOError):
+        server.receive()
+    for n in range(BATCH + 10):
+        to.send(b"%d" % n)
+    arrived(bound)
+    received = [*server.receive(), *server.receive()]
+    assert [data for data, _ in received] == [b"%d" % n for n in range(BATCH + 10)]
+
+
+async def test_what_cannot_be_sent_is_told_where_it_stands(make, pair):
+    _, to = pair
+    client = make(to, connected=True)
+    packets = [b"fine", bytes(70_000), b"behind"]
+    at = client.send(packets, 0, None)
+    assert at == 1
+    with pytest.raises(OSError, match=os.strerror(errno.EMSGSIZE)):
+        client.send(packets, 1, None)
+    assert client.send(packets, 2, None) == 1
+
+
+async def test_news_that_nobody_listens_come_as_an_error(make):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        address = gone.getsockname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as to:
+        to.connect(address)
+        to.setblocking(False)
+        client = make(to, connected=True)
+        client.send([b"anybody?"], 0, None)
+        arrived(to)
+        with pytest.raises(ConnectionRefusedError):
+            client.receive()
+
+
+async def test_bad_arguments_are_refused():
+    native = pytest.importorskip("kernel.framing.native", exc_type=ImportError)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with pytest.raises(ValueError, match="BATCH_BYTES"):
+            native.make_batches(sock.fileno(), bytearray(10), False)
+        batches = datagram_batches(sock, connected=False)
+        if engine().name == "c":
+            with pytest.raises(ValueError, match="no numeric address"):
+                batches.send([b"x"], 0, ("example.org", 1))
+            with pytest.raises(TypeError):
+                batches.send((b"x",), 0, None)

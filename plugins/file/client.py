@@ -27,6 +27,7 @@ from kernel.limits import Limits
 from . import sums
 from .compression import packer, require, unpacker
 from .errors import FileError, in_words
+from .memory import keep_freed_memory
 from .messages import (
     VERSION,
     Abandon,
@@ -129,6 +130,7 @@ class FileClient:
         self.welcome = Welcome(VERSION, writable=False, overwrite=False)
 
     async def __aenter__(self) -> FileClient:
+        keep_freed_memory()
         self._client = await dial(
             self.endpoint, keys=self._keys, limits=Limits().for_bulk(), timeout_seconds=self._timeout_seconds
         )

@@ -6,18 +6,21 @@ import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, ClassVar, cast
 
-from kernel.api import Needs, Service, ServiceContext
+from kernel.api import Dialect, Needs, Service, ServiceContext
 from kernel.channel import Channel
 from kernel.errors import OptionError, StartError
 from kernel.options import Meta
 
 from .compression import packer, unpacker
 from .confine import Root
+from .memory import keep_freed_memory
 from .names import NAME_BYTES_MAX, NameRules
 from .session import Session
 from .store import Store
+from .upload import UploadSession
 from .usage import Usage
 
 _TIB = 1 << 40
@@ -54,6 +57,9 @@ class File(Service):
     needs = Needs(reliable=True, ordered=True)
     whole_messages: ClassVar[bool] = False
     bulk: ClassVar[bool] = True
+    dialects = MappingProxyType(
+        {"upload": Dialect({"framing": "raw"}, help="a length, a JSON head, then the bytes: simple upload scripts")}
+    )
 
     def __init__(self, options: FileOptions, context: ServiceContext) -> None:
         super().__init__(options, context)
@@ -61,6 +67,7 @@ class File(Service):
         self._store: Store | None = None
 
     async def start(self) -> None:
+        keep_freed_memory()
         options = cast(FileOptions, self.options)
         try:
             self._store = await asyncio.to_thread(self._open, options)
@@ -104,6 +111,9 @@ class File(Service):
 
     async def serve(self, channel: Channel) -> None:
         assert self._store is not None
+        if channel.dialect == "upload":
+            await UploadSession(channel, self._store, self.context.log).run()
+            return
         await Session(channel, self._store, self.context.log, unpacker(), packer()).run()
 
 

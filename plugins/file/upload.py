@@ -119,8 +119,7 @@ class UploadSession:
         return taken
 
     async def _piece(self) -> bytes | None:
-        item: Any = await self._channel.receive()
-        return None if item is None else item[0]
+        return await self._channel.receive()
 
 
 def _write(upload: Upload, index: int, parts: list[bytes]) -> None:

@@ -137,7 +137,8 @@ static PyObject *encode_length(PyObject *module, PyObject *const *arguments, Py_
 
     if (count != 2)
         return PyErr_Format(PyExc_TypeError, "encode_length() takes 2 arguments, %zd given", count);
-    PyObject *messages = plain_messages(arguments[1]);
+    /* First the layout, which may be read by Python code: behind plain_messages none may run. */
+    PyObject *messages = use_layout(state, arguments[0]) < 0 ? NULL : plain_messages(arguments[1]);
     if (messages == NULL)
         return NULL;
     Py_ssize_t total = use_layout(state, arguments[0]) < 0 ? -1 : length_total(state, messages);

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kernel.api import Buffer, ChannelHandler, Peer
 from kernel.channel import Channel
@@ -34,6 +34,9 @@ from kernel.endpoint import Endpoint
 from kernel.errors import ChannelClosed, Code, UsageError
 from kernel.limits import KIB, Limits
 from kernel.registry import Registry
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Keyring
 
 T = TypeVar("T")
 
@@ -48,6 +51,7 @@ def connect(
     endpoint: str | Endpoint,
     service: str = "",
     *,
+    keys: Keyring | None = None,
     limits: Limits | None = None,
     registry: Registry | None = None,
     timeout_seconds: float = 10.0,
@@ -57,6 +61,7 @@ def connect(
     Args:
         endpoint: where, with options: `tcp://127.0.0.1:7000`, `unix:/run/x.sock`, `tcp://h:1?framing=line`.
         service: its name; may be empty where the framing has no channels.
+        keys: the first of them proves who we are, and the server must prove that it holds it too.
         limits: what the server may make us hold; None: the defaults.
         registry: where plugins are found; None: all that is installed.
         timeout_seconds: for dialling and the handshake together.
@@ -68,7 +73,13 @@ def connect(
     """
     inbox = _Inbox()
     connecting = connect_async(
-        endpoint, service, handler=inbox, limits=limits, registry=registry, timeout_seconds=timeout_seconds
+        endpoint,
+        service,
+        handler=inbox,
+        keys=keys,
+        limits=limits,
+        registry=registry,
+        timeout_seconds=timeout_seconds,
     )
     thread = _loop_thread()
     visit = _Visit(connecting)

@@ -56,11 +56,10 @@ class Client:
                 self._start_link(await self._wiring.transport.dial())
                 await self._ready
         except TimeoutError:
+            # A datagram's "connection" is made by us alone.
+            was_accepted = self._link is not None and self._wiring.capabilities.reliable
             self.abort()
-            raise DialError(
-                f"{self.endpoint} did not answer within {timeout_seconds:g} s: "
-                "is a kernel server there, and with the same ?framing= ?"
-            ) from None
+            raise DialError(f"{self.endpoint} {_why_silent(was_accepted, timeout_seconds)}") from None
         except BaseException:
             self.abort()
             raise
@@ -164,6 +163,13 @@ class Client:
         self._ticker = loop.call_later(TICK_SECONDS, self._tick)
         if self._link is not None:
             self._link.tick(loop.time())
+
+
+def _why_silent(was_accepted: bool, seconds: float) -> str:
+    if was_accepted:
+        remedy = "is a kernel server there, and does it listen with framing=knl? Else say so, for example ?framing=line"
+        return f"took the connection, and did not answer within {seconds:g} s: {remedy}"
+    return f"did not answer within {seconds:g} s: is a kernel server there?"
 
 
 class Dialing:

@@ -102,12 +102,17 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ, conf
     """
     chosen = config_file or environ.get("KERNEL_CONFIG", "")
     layers = [
-        *(Layer(f"--{name.replace('_', '-')}", {name: value}) for name, value in flags.items()),
+        *(Layer(_flag(name), {name: value}) for name, value in flags.items()),
         *variables(environ),
         *([_file_layer(Path(chosen))] if chosen else []),
         *(_file_layer(path) for path in default_files(environ) if path.is_file()),
     ]
     return merge(layers)
+
+
+def _flag(name: str) -> str:
+    """The flag that sets it: what repeats is named in the singular."""
+    return "--limit" if name == "limits" else f"--{name.replace('_', '-')}"
 
 
 def default_files(environ: Mapping[str, str]) -> list[Path]:

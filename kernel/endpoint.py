@@ -16,6 +16,8 @@ from kernel.errors import EndpointError
 _SHAPE = re.compile(
     r"(?P<schemes>[a-z][a-z0-9-]*(?:\+[a-z][a-z0-9-]*)*):(?://)?(?P<address>[^?]*)(?:\?(?P<query>.*))?", re.S
 )
+# A percent sign may stand for itself (`fe80::1%eth0`), except where two digits behind it would change its meaning.
+_LOOKS_QUOTED = re.compile("%(?=[0-9A-Fa-f]{2})")
 _EXAMPLES = "for example tcp://127.0.0.1:7000, udp://[::1]:7000 or unix:/run/user/1000/kernel.sock"
 
 
@@ -57,7 +59,8 @@ class Endpoint:
 
     def __str__(self) -> str:
         slashes = "" if self.scheme == "unix" else "//"
-        text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{quote(self.address, safe='/:@[]%~,;=+$!*()')}"
+        address = quote(_LOOKS_QUOTED.sub("%25", self.address), safe="/:@[]%~,;=+$!*()")
+        text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{address}"
         if not self.options:
             return text
         return text + "?" + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())

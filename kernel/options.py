@@ -22,8 +22,10 @@ __all__ = ["Meta", "OptionField", "describe", "parse", "read_bytes", "read_secon
 
 T = TypeVar("T")
 
-_SIZE = re.compile(r"(\d+)\s*([kmg]?)i?b?", re.I)
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", re.I)
+# As many digits as any size or time on a machine has; more would not fit what they are counted in.
+_SIZE = re.compile(r"(\d{1,18})\s*([kmg]?)i?b?", re.I)
+_TIME = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(ms|s|m|h|)", re.I)
+_SIZE_MAX = 2**63 - 1
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _BACKTICKED = re.compile("`([^`]*)`")
 _LISTS = (list, tuple, frozenset)
@@ -78,9 +80,10 @@ def read_bytes(text: str) -> int:
         OptionError: it is none.
     """
     size = _SIZE.fullmatch(text)
-    if size is None:
+    nbytes = int(size[1]) << 10 * " kmg".index(size[2].lower() or " ") if size else _SIZE_MAX + 1
+    if nbytes > _SIZE_MAX:
         raise OptionError(f"'{text}' is no number of bytes: write 512, 64KiB or 1MiB")
-    return int(size[1]) << 10 * " kmg".index(size[2].lower() or " ")
+    return nbytes
 
 
 def read_seconds(text: str) -> float:
@@ -136,6 +139,8 @@ def _explain(message: str, values: Mapping[str, object], options_type: type) -> 
         return inside + what[0].lower() + _BACKTICKED.sub(_in_words, what[1:])
     if "enum" in what:
         wanted = "one of " + ", ".join(_choices(typing.get_type_hints(options_type)[name]))
+    elif "regex" in what:
+        wanted = _examples(typing.get_type_hints(options_type, include_extras=True)[name])
     else:
         wanted = _BACKTICKED.sub(_in_words, what.removeprefix("Expected ").partition(", got")[0])
     return f"option '{name}={values[name]}': write {wanted}"
@@ -145,6 +150,12 @@ def _choices(hint: object) -> list[str]:
     """The values of a Literal, also of one that may be None."""
     literals = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal]
     return [str(value) for literal in literals for value in typing.get_args(literal)]
+
+
+def _examples(hint: object) -> str:
+    """What fits a pattern is shown, not described."""
+    metas = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Meta)]
+    return " or ".join(str(example) for meta in metas for example in meta.examples or ()) or "another text"
 
 
 def _in_words(types: re.Match[str]) -> str:

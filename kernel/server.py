@@ -24,7 +24,7 @@ from kernel.auth.level import NONE
 from kernel.auth.policy import AccessPolicy
 from kernel.channel import Channel
 from kernel.endpoint import Endpoint
-from kernel.errors import BrokenPlugin, Code, PluginError, StartError, UsageError
+from kernel.errors import BrokenPlugin, Code, EndpointError, PluginError, StartError, UsageError
 from kernel.exposure import check_exposure
 from kernel.limits import Limits
 from kernel.link import TICK_SECONDS, Link
@@ -480,7 +480,10 @@ async def _cancel_when_over(channel: Channel, task: asyncio.Task[None]) -> None:
 
 def _parse_plugin(text: str) -> tuple[str, dict[str, str]]:
     """`echo?mode=upper` is a name and options, like an endpoint's."""
-    endpoint = Endpoint.parse(f"plugin://{text}")
+    try:
+        endpoint = Endpoint.parse(f"plugin://{text}")
+    except EndpointError:
+        raise UsageError(f"'{text}' is not a plugin with options: write NAME or NAME?option=value&...") from None
     return endpoint.address, endpoint.options
 
 

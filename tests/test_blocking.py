@@ -13,7 +13,20 @@ from queue import Queue
 
 import pytest
 
-from kernel import Channel, ChannelClosed, Code, DialError, EndpointError, Limits, Refused, Server, Service, blocking
+from kernel import (
+    Channel,
+    ChannelClosed,
+    Code,
+    DialError,
+    EndpointError,
+    Keyring,
+    Limits,
+    Refused,
+    Server,
+    Service,
+    blocking,
+)
+from kernel.auth.keys import new_key
 
 GUARD_SECONDS = 30
 
@@ -46,13 +59,11 @@ class Recorder(Service):
 class Background:
     """A server in a thread of its own."""
 
-    def __init__(
-        self, *plugins: str | Service, listen: str = "tcp://127.0.0.1:0", limits: Limits | None = None
-    ) -> None:
+    def __init__(self, *plugins: str | Service, listen: str = "tcp://127.0.0.1:0", keys: Keyring | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.server = Server(plugins, [listen])
+        self.server = Server(plugins, [listen], keys=keys)
         self.run(self.server.start())
         self.endpoint = str(self.server.endpoints[0])
 
@@ -173,6 +184,19 @@ def test_what_fails_fails_where_it_was_called(serve: Callable[..., Background]):
 def test_a_server_that_says_nothing_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DialError, match="did not answer within"):
         blocking.connect(f"tcp://127.0.0.1:{silent.getsockname()[1]}", "echo", timeout_seconds=0.1)
+
+
+def test_a_key_proves_who_calls():
+    key = new_key("alice")
+    server = Background("echo", keys=Keyring([key]))
+    try:
+        with blocking.connect(server.endpoint, "echo", keys=Keyring([key])) as channel:
+            channel.send(b"hello")
+            assert channel.receive(GUARD_SECONDS) == b"hello"
+        with pytest.raises(DialError):
+            blocking.connect(server.endpoint, "echo")
+    finally:
+        server.stop()
 
 
 def test_a_reset_comes_after_the_messages_before_it(serve: Callable[..., Background], recorder: Recorder):

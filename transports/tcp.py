@@ -17,6 +17,7 @@ from kernel.options import Meta
 from kernel.sockets import SocketConnection, SocketListener, dial_socket
 
 from .addresses import cannot_dial, cannot_listen, is_loopback, resolve
+from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class TcpOptions:
     ] = 20
     reuse_port: Annotated[bool, Meta(description="several processes may listen on one port")] = False
     dual_stack: Annotated[bool, Meta(description="an IPv6 listener takes IPv4 too")] = False
-    send_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_SNDBUF; 0: the system's own choice")] = 0
-    receive_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_RCVBUF; 0: the system's own choice")] = 0
+    send_buffer_bytes: SendBufferBytes = 0
+    receive_buffer_bytes: ReceiveBufferBytes = 0
 
 
 class Tcp(Transport):
@@ -55,7 +56,8 @@ class Tcp(Transport):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not options.dual_stack)
-            _set_buffers(sock, options)  # before listen: accepted sockets inherit them, and the window scale with them
+            # Before listen: accepted sockets inherit them, and the window scale with them.
+            set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
             sock.bind(address)
             sock.listen(options.backlog)
         except OSError as error:
@@ -65,10 +67,11 @@ class Tcp(Transport):
         return SocketListener(sock, bound, self.connection, accept)
 
     async def dial(self) -> Connection:
+        options = cast(TcpOptions, self.options)
         failure: OSError | None = None
         for family, address in await resolve(self.endpoint, socket.SOCK_STREAM, DialError):
             sock = socket.socket(family, socket.SOCK_STREAM)
-            _set_buffers(sock, cast(TcpOptions, self.options))
+            set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
             try:
                 await dial_socket(sock, address)
                 return self.connection(sock)
@@ -85,13 +88,6 @@ class Tcp(Transport):
             _keep_alive(sock, options.keepalive_seconds)
         local, peer = sock.getsockname(), sock.getpeername()
         return SocketConnection(sock, format_host_port(*local[:2]), format_host_port(*peer[:2]))
-
-
-def _set_buffers(sock: socket.socket, options: TcpOptions) -> None:
-    if options.send_buffer_bytes:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
-    if options.receive_buffer_bytes:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer_bytes)
 
 
 def _keep_alive(sock: socket.socket, idle_seconds: int) -> None:

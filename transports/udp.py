@@ -28,6 +28,7 @@ from kernel.limits import KIB, MIB, Limits
 from kernel.options import Meta
 
 from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
+from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 from .datagrams import DATAGRAM_BYTES_MAX, Datagrams, DatagramSocket, UdpConnection
 
 MESSAGE_BYTES_MAX = 1 * MIB
@@ -63,8 +64,8 @@ class UdpOptions:
         int, Meta(ge=0, description="raw, off the loopback: bytes to a source for each byte from it; 0: no limit")
     ] = 1
     dual_stack: Annotated[bool, Meta(description="an IPv6 listener takes IPv4 too")] = False
-    send_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_SNDBUF; 0: the system's own choice")] = 4 * MIB
-    receive_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_RCVBUF; 0: the system's own choice")] = 4 * MIB
+    send_buffer_bytes: SendBufferBytes = 4 * MIB
+    receive_buffer_bytes: ReceiveBufferBytes = 4 * MIB
 
 
 class UdpListener(Listener):
@@ -256,10 +257,7 @@ class Udp(Transport):
         options = cast(UdpOptions, self.options)
         sock = socket.socket(family, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        if options.send_buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
-        if options.receive_buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer_bytes)
+        set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
         return sock
 
 

@@ -22,7 +22,11 @@ from kernel.errors import DialError, EndpointError, StartError
 from kernel.options import Meta
 from kernel.sockets import SocketConnection, SocketListener, dial_socket
 
+from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
+
 _PATH_BYTES_MAX = 107
+# The highest number of a user or group; the one above it means "as it is".
+_NUMBER_MAX = 2**32 - 2
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -30,12 +34,14 @@ _CREDENTIALS = struct.Struct("iII")
 class UnixOptions:
     """`?key=value` of a unix endpoint."""
 
-    mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$", description="permissions of the socket file, octal")] = "0600"
+    mode: Annotated[
+        str, Meta(pattern="^0?[0-7]{3}$", examples=["600", "0660"], description="permissions of the socket file, octal")
+    ] = "0600"
     user: Annotated[str, Meta(description="owner of the socket file: a name or a number; empty: ours")] = ""
     group: Annotated[str, Meta(description="group of the socket file: a name or a number; empty: ours")] = ""
     backlog: Annotated[int, Meta(ge=1, le=65535, description="connections that may wait to be accepted")] = 1024
-    send_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_SNDBUF; 0: the system's own choice")] = 0
-    receive_buffer_bytes: Annotated[int, Meta(ge=0, description="SO_RCVBUF; 0: the system's own choice")] = 0
+    send_buffer_bytes: SendBufferBytes = 0
+    receive_buffer_bytes: ReceiveBufferBytes = 0
 
 
 class Unix(Transport):
@@ -51,13 +57,14 @@ class Unix(Transport):
     async def listen(self, accept: Acceptor) -> Listener:
         options = cast(UnixOptions, self.options)
         path = self._address()
+        owner = _number(options.user, "pwd"), _number(options.group, "grp")
         if not path.startswith("\0"):
             self._clear_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            self._bind(sock, path)
-            self._set_buffers(sock)
+            self._bind(sock, path, owner)
+            set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
             sock.listen(options.backlog)
         except OSError as error:
             sock.close()
@@ -65,19 +72,19 @@ class Unix(Transport):
         return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
 
     async def dial(self) -> Connection:
+        options = cast(UnixOptions, self.options)
         path = self._address()
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._set_buffers(sock)
+        set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
         try:
             await dial_socket(sock, path)
         except OSError as error:
             reasons: dict[int | None, str] = {
                 errno.ENOENT: "there is no such socket: check the path, or start the server",
-                errno.ECONNREFUSED: "nobody listens there any more: start the server",
                 errno.EACCES: "permission denied: the server's mode= decides who may connect",
-                errno.ENOTSOCK: "this is not a socket",
             }
-            reason = reasons.get(error.errno, error.strerror)
+            refused = error.errno == errno.ECONNREFUSED
+            reason = _why_refused(path) if refused else reasons.get(error.errno, error.strerror)
             raise DialError(f"cannot connect to {self.endpoint.without_options()}: {reason}") from None
         return self.connection(sock)
 
@@ -89,19 +96,22 @@ class Unix(Transport):
             raise EndpointError(f"'{self.endpoint}': a socket's path has at most {_PATH_BYTES_MAX} bytes: shorten it")
         return "\0" + address[1:] if address.startswith("@") else address
 
-    def _bind(self, sock: socket.socket, path: str) -> None:
+    def _bind(self, sock: socket.socket, path: str, owner: tuple[int, int]) -> None:
         if path.startswith("\0"):
             sock.bind(path)
             return
-        options = cast(UnixOptions, self.options)
         before = os.umask(0o177)  # nobody connects between bind and chmod
         try:
             sock.bind(path)
         finally:
             os.umask(before)
-        if options.user or options.group:
-            os.chown(path, _number(options.user, "pwd"), _number(options.group, "grp"))
-        os.chmod(path, int(options.mode, 8))
+        try:
+            if owner != (-1, -1):
+                os.chown(path, *owner)
+            os.chmod(path, int(cast(UnixOptions, self.options).mode, 8))
+        except OSError:
+            os.unlink(path)
+            raise
 
     def _clear_stale(self, path: str) -> None:
         """Remove a socket file that nobody serves any more."""
@@ -126,13 +136,6 @@ class Unix(Transport):
         path = self.endpoint.address
         return SocketConnection(sock, path, path, _principal(sock))
 
-    def _set_buffers(self, sock: socket.socket) -> None:
-        options = cast(UnixOptions, self.options)
-        if options.send_buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer_bytes)
-        if options.receive_buffer_bytes:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.receive_buffer_bytes)
-
     def _cannot_listen(self, path: str, error: OSError) -> str:
         directory = os.path.dirname(path) or "."
         remedies: dict[int | None, str] = {
@@ -142,6 +145,13 @@ class Unix(Transport):
             errno.EPERM: "only root may give the socket another owner: leave user= and group= out",
         }
         return f"cannot listen on {self.endpoint.without_options()}: {remedies.get(error.errno, error.strerror)}"
+
+
+def _why_refused(path: str) -> str:
+    with contextlib.suppress(OSError, ValueError):  # gone by now, or a name that is no file's
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return "this is no socket: check the path"
+    return "nobody listens there any more: start the server"
 
 
 def _principal(sock: socket.socket) -> Principal:
@@ -168,8 +178,10 @@ def _remover(path: str) -> Callable[[], None]:
 
 def _number(name: str, database: str) -> int:
     """A user's or group's number from its number or name; -1 leaves it as it is."""
-    if not name or name.isdigit():
-        return int(name or -1)
+    if not name:
+        return -1
+    if name.isdecimal() and int(name) <= _NUMBER_MAX:
+        return int(name)
     import importlib
 
     module = importlib.import_module(database)

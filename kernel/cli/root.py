@@ -117,9 +117,15 @@ def _reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter flushes once more at its end: let what is still buffered go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         raise click.exceptions.Exit(0) from None
+
+
+def discard_output() -> None:
+    """Let what is printed go nowhere from now on, what is still buffered too: the interpreter flushes at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _help_of(plugin: Plugin) -> str:

@@ -19,7 +19,7 @@ from kernel import commands, config, logs
 from kernel.auth.policy import AccessPolicy
 from kernel.cli import supervision
 from kernel.cli.banner import banner
-from kernel.cli.root import INTERRUPTED
+from kernel.cli.root import INTERRUPTED, discard_output
 from kernel.credentials import find_keys
 from kernel.errors import KernelError, UsageError
 from kernel.registry import Registry
@@ -107,7 +107,7 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         endpoints = [str(endpoint) for endpoint in server.endpoints]
         with supervision.ready(settings.ready_file, endpoints):
             if not quiet:
-                click.echo(banner(server, registry))
+                _show(banner(server, registry))
             await stopping.wait()
         log.info("draining, a second signal forces")
         await server.drain()
@@ -116,6 +116,15 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
     finally:
         await server.stop()
     return 0
+
+
+def _show(text: str) -> None:
+    """A server that listens goes on when nobody reads where."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        log.warning("the endpoints cannot be printed: %s", error.strerror)
+        discard_output()
 
 
 def _watch_signals(reload: Callable[[], None]) -> asyncio.Event:

@@ -191,7 +191,10 @@ class _Conversation(ChannelHandler):
             return
         if self._check.outstanding or code is not Code.OK:
             why = f"{code.label}: {reason}" if reason else code.label
-            self._tally.blame(f"the channel ended with {self._check.outstanding} replies missing ({why})")
+            missing = self._check.outstanding
+            self._tally.blame(
+                f"the channel ended with {missing:,} {'reply' if missing == 1 else 'replies'} missing ({why})"
+            )
         self.stop()
 
     def stop(self) -> None:

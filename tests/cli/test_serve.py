@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server_process import ServerProcess
+from server_process import TIMEOUT_SECONDS, ServerProcess
 
-from kernel import ChannelClosed, connect
+from kernel import ChannelClosed, blocking, connect
 from kernel.cli import supervision
 from kernel.errors import StartError
 
@@ -274,6 +276,17 @@ def test_sighup_reads_the_settings_again(serve: Serve, tmp_path: Path):
         ("--plugin shout --listen TCP --limit x", 2, "--limit: 'x' is not NAME=VALUE"),
         ("--plugin shout --listen TCP --limit connections=1", 2, "has no option 'connections': did you mean"),
         ("--plugin shout --listen TCP --log-level loud", 2, "Invalid value for '--log-level': 'loud' is not one of"),
+        ("--plugin shout --listen TCP --limit x=1", 2, "--limit: [limits] has no option 'x'"),
+        (
+            "--plugin shout --listen TCP?send_buffer_bytes=9GiB",
+            2,
+            "'send_buffer_bytes=9GiB': write a whole number",
+        ),
+        ("--plugin shout --listen TCP?idle_seconds=1&idle_seconds=2", 2, "gives the option 'idle_seconds' twice"),
+        ("--plugin shout --listen unix:/tmp?user=nobody-here", 3, "there is no user 'nobody-here' on this machine"),
+        ("--plugin shout --listen unix:/tmp?user=99999999999", 3, "there is no user '99999999999' on this machine"),
+        ("--plugin shout --listen unix:k.sock?mode=rw", 2, "option 'mode=rw': write 600 or 0660"),
+        ("--plugin \udcff --listen TCP", 2, "'\\udcff' is not a plugin with options: write NAME or NAME?option=value"),
         ("--listn x", 2, "there is no option '--listn': did you mean '--listen'?"),
     ],
 )
@@ -284,6 +297,36 @@ def test_what_cannot_be_is_one_line_with_its_remedy(kernel: Kernel, arguments: s
     assert errors.startswith("kernel: error: ")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("output", ["/dev/full", ""])
+def test_a_server_whose_output_goes_nowhere_serves(environ: dict[str, str], tmp_path: Path, output: str):
+    """A full disk, and a reader that has gone away."""
+    reader, nowhere = os.pipe()
+    os.close(reader)
+    if output:
+        os.close(nowhere)
+        nowhere = os.open(output, os.O_WRONLY)
+    ready = tmp_path / "ready.json"
+    command = [KERNEL, "serve", "--plugin", "shout", "--listen", TCP, "--ready-file", str(ready)]
+    server = subprocess.Popen(command, stdout=nowhere, stderr=subprocess.PIPE, text=True, env=environ)
+    os.close(nowhere)
+    guard = threading.Timer(TIMEOUT_SECONDS, server.kill)
+    guard.start()
+    assert server.stderr is not None
+    try:
+        assert "the endpoints cannot be printed" in server.stderr.readline()
+        with blocking.connect(json.loads(ready.read_text())["endpoints"][0], "shout") as channel:
+            channel.send(b"hello")
+            assert channel.receive() == b"HELLO"
+        server.terminate()
+        _, log = server.communicate()
+        assert server.returncode == 0, log
+    finally:
+        guard.cancel()
+        server.kill()
+        server.wait()
+        server.stderr.close()
 
 
 def test_a_busy_port_is_named_with_the_remedy(kernel: Kernel):

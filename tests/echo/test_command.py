@@ -170,6 +170,9 @@ class TestVerdict:
         (["hello", "--connections", "5"], "--connections belongs to --load"),
         (["hello", "--timeout", "0"], "--timeout must be more than 0"),
         (["--size", "many"], "'many' is no number of bytes: write 512, 64KiB or 1MiB"),
+        (["--size", "9" * 18 + "GiB"], "GiB' is no number of bytes"),
+        (["--size", "9" * 5000], "9' is no number of bytes"),
+        (["--timeout", "9" * 400], "9' is no length of time"),
         (["--interval", "soon"], "'soon' is no length of time: write 0.5, 500ms, 30s, 5m or 1h"),
         (["--count", "0"], "0 is not in the range"),
         (["--expect", "lower"], "'verbatim', 'upper', 'any'"),
@@ -179,6 +182,24 @@ def test_what_does_not_go_together_is_refused_in_one_line(kernel: Run, arguments
     code, out, err = kernel("echo", "tcp://127.0.0.1:1", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert what in err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(echoes: dict[str, str], environ: dict[str, str], closed: str) -> None:
+    """Without care the connection would get the number of a closed one, and what is printed would go there."""
+    command = f'exec "$0" echo "$1" hello {closed}'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, KERNEL, echoes["knl"]], capture_output=True, text=True, env=environ, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "hello\n")
+
+
+def test_a_listener_with_another_framing_is_thought_of(kernel: Run, echoes: dict[str, str]) -> None:
+    code, _, err = kernel("echo", echoes["line"].replace("?framing=line", ""), "hello", "--timeout", "200ms")
+    assert code == 1
+    assert "took the connection, and did not answer within 0.2 s" in err
+    assert "for example ?framing=line" in err
 
 
 def test_a_lost_datagram_is_a_loss_and_the_next_goes_on(kernel: Run) -> None:

@@ -58,7 +58,7 @@ class Endpoint:
         return cls(scheme, unquote(shape["address"]), options, tuple(layers))
 
     def __str__(self) -> str:
-        slashes = "" if self.scheme == "unix" else "//"
+        slashes = "" if self.scheme == "unix" and not self.address.startswith("//") else "//"
         address = quote(_LOOKS_QUOTED.sub("%25", self.address), safe="/:@[]%~,;=+$!*()")
         text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{address}"
         if not self.options:

@@ -8,6 +8,7 @@ protocol code         -> no asyncio, socket or logging: bytes in, events out
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +120,30 @@ def test_every_import_keeps_the_rules():
 def test_the_rules_find_what_they_forbid(importer: str, statement: str, broken: bool):
     is_package = importer in ("kernel.plugins.echo", "kernel.framing")
     assert any(fault(found) for found in imports_of(statement, importer, is_package, "here")) is broken
+
+
+# What else is documented for others, each as a whole: the names in its `__all__`.
+PUBLIC_MODULES = ("kernel.blocking", "kernel.framing", "kernel.testing")
+
+
+def test_the_examples_use_public_names_only():
+    """They stand for the packages of people who have never seen this repository."""
+    found = [
+        imported
+        for path in sorted((ROOT / "examples").rglob("*.py"))
+        for imported in imports_of(path.read_text(), "example", False, str(path.relative_to(ROOT)))
+        if within(imported.module, "kernel")
+    ]
+    assert len({imported.place.partition("/src")[0] for imported in found}) == len(list((ROOT / "examples").iterdir()))
+    assert [f"{i.place}: {i.module} {i.name}" for i in found if not is_for_everybody(i)] == []
+
+
+def is_for_everybody(found: Import) -> bool:
+    if found.module == "kernel":
+        return found.name in kernel.__all__ or f"kernel.{found.name}" in PUBLIC_MODULES
+    return found.module in PUBLIC_MODULES and found.name in getattr(
+        importlib.import_module(found.module), "__all__", ()
+    )
 
 
 def test_files_stay_within_one_idea():

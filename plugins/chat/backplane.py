@@ -103,7 +103,13 @@ class Hub(ABC):
 
 
 class Backplane(ABC):
-    """See the top of this file."""
+    """See the top of this file.
+
+    Attributes:
+        node: names this server among those that share it.
+    """
+
+    node: str = ""
 
     @property
     @abstractmethod

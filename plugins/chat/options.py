@@ -24,6 +24,7 @@ class ChatOptions:
     history_messages_max: Annotated[int, Meta(ge=1, description="messages that are kept of each room")] = 10_000
     history_seconds_max: Annotated[float, Meta(gt=0, description="how long they are kept")] = 30 * 24 * 3600.0
     backplane: Annotated[str, Meta(description="nats://HOST:PORT: one chat with every server on that NATS")] = ""
+    backplane_credentials: Annotated[str, Meta(description="a file with NATS credentials, as nsc makes it")] = ""
     message_bytes_max: Annotated[int, Meta(ge=1, le=16 * KIB, description="the longest message")] = 4 * KIB
     messages_per_second: Annotated[float, Meta(gt=0, description="what one person may send; told to everybody")] = 5.0
     burst: Annotated[int, Meta(ge=1, description="how many messages may come at once")] = 20

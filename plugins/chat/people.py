@@ -69,7 +69,7 @@ class Guest:
         self.seat: Seat | None = None
         self.lingers: asyncio.TimerHandle | None = None
 
-    def person(self, node: str = "", nick: str = "") -> Person:
+    def person(self, nick: str = "") -> Person:
         """How everybody sees him from now on."""
         self.told_active_at = self.active_at
         return Person(
@@ -79,5 +79,4 @@ class Guest:
             active_at=self.active_at,
             away=self.seat is None,
             principal=self.principal,
-            node=node,
         )

@@ -24,7 +24,7 @@ from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
 from .rooms import Room, Rooms, told
 from .seat import Seat
-from .store import Retention, Store
+from .store import MEMORY, Retention, Store
 
 _TOLD_MAX = 200
 
@@ -51,7 +51,16 @@ class Chat(Service, Hub):
         if not options.backplane:
             store = Store(options.store or default_store(), retention, synced=options.durable == "machine")
             return LocalBackplane(store, self.context.spawn)
-        raise OptionError(f"chat: option 'backplane={options.backplane}': write nats://HOST:PORT")
+        if not options.backplane.startswith(("nats://", "tls://")):
+            raise OptionError(f"chat: option 'backplane={options.backplane}': write nats://HOST:PORT")
+        try:
+            from .jetstream import JetStreamBackplane
+        except ImportError:
+            raise OptionError("chat: option 'backplane' needs nats-py: pip install 'transport-kernel[nats]'") from None
+        store = Store(options.store or MEMORY, retention)
+        return JetStreamBackplane(
+            options.backplane, options.backplane_credentials, store, retention, self.context.spawn
+        )
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -214,3 +223,10 @@ class Chat(Service, Hub):
 
     def changed(self, old: Person | None, new: Person | None, reason: str) -> None:
         self.rooms.changed(old, new, reason)
+        guest = self.guests.get(new.session) if new is not None else None
+        if guest is not None and new is not None and new.node != self.backplane.node:
+            self._stop_lingering(guest)
+            del self.guests[guest.session]
+            if guest.seat is not None:
+                seat, guest.seat = guest.seat, None
+                seat.end(Code.CANCELLED, "the same session has come to another server")

@@ -176,16 +176,16 @@ class Store:
         self._last += 1
         return Entry(self._last, post.log, now, post.kind, post.nick, post.text)
 
-    def mirror(self, entries: Sequence[Entry]) -> None:
-        """Keep entries that have got their ids elsewhere."""
+    def mirror(self, entries: Sequence[Entry], position: int) -> None:
+        """Keep entries that have got their ids elsewhere. `position`: where to go on from after a restart."""
         with _transaction(self._connection):
             self._keep(entries)
-            self._last = max([self._last, *(entry.id for entry in entries)])
+            self._last = max(self._last, position)
             self._connection.execute("UPDATE counter SET last = ?", (self._last,))
 
     @property
     def last_id(self) -> int:
-        """The last id that was given, or mirrored."""
+        """The last id that was given, or the position up to which a log is mirrored."""
         return self._last
 
     def forget(self) -> None:

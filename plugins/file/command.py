@@ -261,6 +261,54 @@ def _get_stream(way: _Way, remotes: list[str]) -> int:
     return _reported(way, main(), outcome, "fetched")
 
 
+@file.command(short_help="Make a directory there like one here, or the other way round.")
+@click.argument("endpoint")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--pull", is_flag=True, help="FROM is there and TO is here.")
+@click.option("--delete", is_flag=True, help="Remove from TO what is not in FROM.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--no-verify", is_flag=True, help="No checksums.")
+@click.option("--limit-rate", callback=byte_count, metavar="BYTES", help="At most so much a second: 10MiB.")
+@click.option("--compress", type=click.Choice(["zstd"]), help="Compress on the way; needs zstd on both sides.")
+@click.option("--parallel", type=click.IntRange(1, 64), metavar="N", help=f"So many connections [{_PARALLEL_DEFAULT}].")
+@_common
+def sync(endpoint: str, source: str, target: str, pull: bool, delete: bool, dry_run: bool, **given: Any) -> int:
+    """Make the directory TO, on the server, like the local directory FROM.
+
+    \b
+    Examples:
+      kernel file sync ENDPOINT photos backup/photos
+      kernel file sync ENDPOINT --pull backup/photos photos
+      kernel file sync ENDPOINT --dry-run --delete photos backup/photos
+
+    A file is moved when its size or its time is another one there. What exists is replaced: a server must allow that
+    (overwrite=1).
+    """
+    from . import mirror, transfer
+
+    way = _Way(endpoint, **given)
+    outcome = transfer.Outcome()
+    limiter = way.limiter()
+
+    async def main() -> None:
+        plan = await (mirror.pull if pull else mirror.push)(
+            lambda: way.client(limiter),
+            source,
+            target,
+            delete=delete,
+            dry_run=dry_run,
+            parallel=way.parallel or _PARALLEL_DEFAULT,
+            progress=way.progress(),
+            outcome=outcome,
+        )
+        if dry_run and not way.as_json:
+            for line in mirror.lines(plan):
+                click.echo(line)
+
+    return _reported(way, main(), outcome, "synced")
+
+
 def _shared_out(paths: tuple[str, ...], directory: str | None, what: str) -> tuple[list[str], str]:
     """Which of the paths are sources, and where they go; empty: to their own names."""
     if directory is not None:

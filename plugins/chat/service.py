@@ -15,6 +15,7 @@ from typing import Any
 from kernel import Channel, ChannelHandler, Code, OptionError, Service, ServiceContext
 
 from .backplane import MAILBOX, Backplane, Entry, Hub, Person, Taken
+from .dialects import DIALECTS, SimpleSeat
 from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick
@@ -35,6 +36,7 @@ class Chat(Service, Hub):
     name = "chat"
     example = "kernel chat {endpoint} --nick NAME"
     Options = ChatOptions
+    dialects = DIALECTS
 
     def __init__(self, options: ChatOptions, context: ServiceContext) -> None:
         super().__init__(options, context)
@@ -81,7 +83,11 @@ class Chat(Service, Hub):
         await self.backplane.stop()
 
     def handler(self) -> ChannelHandler:
-        seat = Seat(self)
+        return Door(self)
+
+    def enter(self, channel: Channel) -> Seat:
+        """A seat for somebody who has just come."""
+        seat = SimpleSeat(self, channel.dialect, self.chat_options.dialect_room) if channel.dialect else Seat(self)
         self.seats.add(seat)
         return seat
 
@@ -230,3 +236,25 @@ class Chat(Service, Hub):
             if guest.seat is not None:
                 seat, guest.seat = guest.seat, None
                 seat.end(Code.CANCELLED, "the same session has come to another server")
+
+
+class Door(ChannelHandler):
+    """Where a channel comes in: what it speaks is known only then, and decides about the seat."""
+
+    __slots__ = ("_chat", "_seat")
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._seat: Seat | None = None
+
+    def opened(self, channel: Channel) -> None:
+        self._seat = self._chat.enter(channel)
+        self._seat.opened(channel)
+
+    def on_messages(self, channel: Channel, messages: list[bytes]) -> None:
+        if self._seat is not None:
+            self._seat.on_messages(channel, messages)
+
+    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        if self._seat is not None:
+            self._seat.on_closed(channel, code, reason)

@@ -68,11 +68,11 @@ static bool handle(bridge_lane *self, PyObject *frames, Py_ssize_t nbytes)
 static PyObject *decode(bridge_lane *self, size_t direct, size_t spilled)
 {
     if (direct == 0)
-        return bridge_decoder_feed(self->decoder, self->scratch.buf, spilled);
+        return bridge_decoder_feed(self->decoder, self->scratch, spilled);
     PyObject *frames = bridge_decoder_filled(self->decoder, direct);
     if (frames == NULL || spilled == 0 || bridge_decoder_failed(self->decoder))
         return frames;
-    PyObject *more = bridge_decoder_feed(self->decoder, self->scratch.buf, spilled);
+    PyObject *more = bridge_decoder_feed(self->decoder, self->scratch, spilled);
     Py_ssize_t end = PyList_Size(frames);
     if (more == NULL || PyList_SetSlice(frames, end, end, more) < 0)
         Py_CLEAR(frames);
@@ -89,8 +89,8 @@ static bool read_once(bridge_lane *self, bool *goes_on)
 
     parts[0].iov_base = bridge_decoder_room(self->decoder, least, &direct);
     parts[0].iov_len = direct;
-    parts[1].iov_base = self->scratch.buf;
-    parts[1].iov_len = direct > 0 || self->expects_large ? SPILL_BYTES : (size_t)self->scratch.len;
+    parts[1].iov_base = self->scratch;
+    parts[1].iov_len = direct > 0 || self->expects_large ? SPILL_BYTES : self->scratch_bytes;
     self->expects_large = direct > 0;
     size_t room = direct + parts[1].iov_len;
     ssize_t nbytes = direct > 0 ? recvmsg(self->fd, &message, MSG_DONTWAIT)
@@ -235,7 +235,7 @@ static void lane_dealloc(PyObject *object)
     lane_clear(object);
     bridge_outgoing_clear(&self->out);
     Py_XDECREF(self->account);
-    PyBuffer_Release(&self->scratch);
+    Py_XDECREF(self->scratch_object);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -274,6 +274,26 @@ static PyType_Spec lane_spec = {
 
 /* --- Making one -------------------------------------------------------------------------------------------- */
 
+/* The memoryview keeps the buffer where it is, and costs a lane less than a Py_buffer of its own. */
+static bool use_scratch(bridge_lane *self, PyObject *view)
+{
+    Py_buffer buffer;
+
+    if (!PyMemoryView_Check(view)) {
+        PyErr_SetString(PyExc_TypeError, "a lane takes a memoryview to receive into");
+        return false;
+    }
+    if (PyObject_GetBuffer(view, &buffer, PyBUF_WRITABLE) < 0)
+        return false;
+    self->scratch = buffer.buf;
+    self->scratch_bytes = (size_t)buffer.len;
+    self->scratch_object = Py_NewRef(view);
+    PyBuffer_Release(&buffer);
+    if (self->scratch_bytes < SPILL_BYTES)
+        PyErr_SetString(PyExc_ValueError, "the scratch is too small");
+    return self->scratch_bytes >= SPILL_BYTES;
+}
+
 /* A lane of no framing yet. */
 static bridge_lane *new_lane(bridge_state *state, PyObject *const *arguments)
 {
@@ -290,9 +310,7 @@ static bridge_lane *new_lane(bridge_state *state, PyObject *const *arguments)
         return NULL;
     self->state = state;
     self->fd = (int)fd;
-    if (PyObject_GetBuffer(arguments[1], &self->scratch, PyBUF_WRITABLE) == 0 && self->scratch.len < SPILL_BYTES)
-        PyErr_SetString(PyExc_ValueError, "the scratch is too small");
-    if (PyErr_Occurred()) {
+    if (!use_scratch(self, arguments[1])) {
         Py_DECREF(self);
         return NULL;
     }

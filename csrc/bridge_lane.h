@@ -24,7 +24,9 @@ typedef struct bridge_lane {
     bool is_open;
     bool is_inside;     /* a handler runs */
     bool expects_large; /* the last read went into a frame's own buffer */
-    Py_buffer scratch;
+    PyObject *scratch_object; /* a memoryview of the loop's receive buffer: */
+    uint8_t *scratch;
+    size_t scratch_bytes;
     PyObject *decoder;
     PyObject *keeper;
     PyObject *ports; /* by channel, if is_knl; else the only one */

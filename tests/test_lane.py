@@ -15,7 +15,7 @@ import struct
 import pytest
 
 import kernel
-from kernel.framing import engine
+from kernel.framing import Length, engine
 from kernel.limits import Limits
 
 KIB = 1024
@@ -317,6 +317,11 @@ def test_lane_takes_a_c_decoder_only():
     native = pytest.importorskip("kernel.framing.native", exc_type=ImportError)
     with pytest.raises(TypeError, match="decoder"):
         native.make_length_lane(0, bytearray(1), object(), None, None)
+    decoder = native.ENGINE.decoder(Length())
+    with pytest.raises(TypeError, match="memoryview"):
+        native.make_length_lane(0, bytearray(1 << 16), decoder, None, Length())
+    with pytest.raises(ValueError, match="too small"):
+        native.make_length_lane(0, memoryview(bytearray(1)), decoder, None, Length())
     with pytest.raises(TypeError, match="5 arguments"):
         native.make_length_lane()
 

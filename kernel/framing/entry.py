@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from kernel.framing.engine import engine
-from kernel.framing.interface import Buffer, Decoder, Run
+from kernel.framing.interface import Buffer, Decoder, Engine, Run
 from kernel.framing.layout import Knl, Length
 from kernel.framing.plain import LineDecoder, RawDecoder, encode_lines
 
@@ -78,12 +78,19 @@ class LengthFraming(Length):
         return engine().decoder(self)
 
     def encoder(self) -> Encoder:
-        return gathering(functools.partial(engine().encode_length, self), self._by_reference)
+        return _length_encoder(self, engine())
 
-    def _by_reference(self, message: Buffer) -> list[Buffer]:
+
+@functools.lru_cache(maxsize=64)
+def _length_encoder(layout: Length, engine: Engine) -> Encoder:
+    """It keeps nothing of a connection, so that those of one listener share it."""
+
+    def by_reference(message: Buffer) -> list[Buffer]:
         view = memoryview(message).cast("B")
-        field = engine().length_header(self, len(view))
-        return [bytes(view[: self.offset]) + field, view[self.offset :]]
+        field = engine.length_header(layout, len(view))
+        return [bytes(view[: layout.offset]) + field, view[layout.offset :]]
+
+    return gathering(functools.partial(engine.encode_length, layout), by_reference)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Stream:
         pieces: messages longer than a frame are wanted piece by piece.
         accepted: the side that was asked has said yes.
         local_open, remote_open: our side, the peer's side may still send.
-        outgoing: messages that wait to be sent, in order (and the session's own items).
+        outgoing: messages that wait to be sent, in order (and the session's own items); None before the first one.
         outgoing_bytes: their sum, with something for each message, so that empty ones are not free.
         held_bytes: cost of what was delivered and not yet `consumed`.
         user: the link's own object.
@@ -60,13 +60,20 @@ class Stream:
         self.accepted = False
         self.local_open = True
         self.remote_open = True
-        self.outgoing: deque[Any] = deque()
+        self.outgoing: Any = None
         self.outgoing_bytes = 0
         self.held_bytes = 0
         self.user: Any = None
         self.state: Any = None
         self.account: Any = None
         self.wants_writable = False
+
+    def queue(self) -> deque[Any]:
+        """`outgoing`, to add to it. It is made when first needed: an empty deque is larger than all else here."""
+        queue: deque[Any] | None = self.outgoing
+        if queue is None:
+            queue = self.outgoing = deque()
+        return queue
 
 
 # Events are Structs and not dataclasses: they are made in half the time, at each read, and their classes at each start.

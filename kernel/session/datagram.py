@@ -217,7 +217,7 @@ class DatagramSession(Session):
         stream = self._stream
         if stream is not None:
             stream.local_open = stream.remote_open = False
-            stream.outgoing.clear()
+            stream.outgoing = None
             stream.outgoing_bytes = 0
             self.events.append(Closed(stream, code, reason))
         self.events.append(Ended(code, reason, by_peer))
@@ -437,7 +437,7 @@ class DatagramSession(Session):
         stream.accepted = True
         kind = Kind.DATA | self._direction
         self._sender = Sender(self._engine, kind, self._connection, peer, self._packet_bytes_max)
-        if max(map(len, stream.outgoing), default=0) > peer.message_bytes_max:
+        if max(map(len, stream.outgoing or ()), default=0) > peer.message_bytes_max:
             reason = f"a message longer than the {peer.message_bytes_max} bytes that the server takes"
             self.reset(stream, Code.MESSAGE_TOO_LARGE, reason)
 
@@ -449,12 +449,12 @@ class DatagramSession(Session):
 
     def send(self, stream: Stream, message: Buffer) -> None:
         self._check_sendable(stream, len(message))
-        stream.outgoing.append(message)
+        stream.queue().append(message)
         stream.outgoing_bytes += len(message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
         self._check_sendable(stream, max(map(len, messages), default=0))
-        stream.outgoing.extend(messages)
+        stream.queue().extend(messages)
         stream.outgoing_bytes += sum(map(len, messages))
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:

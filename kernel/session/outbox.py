@@ -148,14 +148,14 @@ class Outbox:
 
     def message(self, stream: Stream, message: Buffer) -> None:
         size = len(message)
-        stream.outgoing.append(message)
+        stream.queue().append(message)
         stream.outgoing_bytes += knl.HEADER_BYTES + size
         if size > self._frame_bytes_max:
             stream.state.send.plain = False
         self._wake(stream)
 
     def messages(self, stream: Stream, messages: list[bytes]) -> None:
-        stream.outgoing.extend(messages)
+        stream.queue().extend(messages)
         total_bytes, longest_bytes = self._engine.measure(messages)
         stream.outgoing_bytes += total_bytes + knl.HEADER_BYTES * len(messages)
         if longest_bytes > self._frame_bytes_max:
@@ -164,7 +164,7 @@ class Outbox:
 
     def file(self, stream: Stream, part: FileSlice) -> None:
         """Queue a message whose bytes are in a file."""
-        stream.outgoing.append(part)
+        stream.queue().append(part)
         stream.outgoing_bytes += knl.HEADER_BYTES + len(part)
         stream.state.send.plain = False
         self._wake(stream)
@@ -184,7 +184,7 @@ class Outbox:
             return
         account.sending_rest_bytes = NOTHING if last else rest
         state.plain = False
-        stream.outgoing.append(_Part(memoryview(piece).cast("B"), message_bytes if begin else None, not last))
+        stream.queue().append(_Part(memoryview(piece).cast("B"), message_bytes if begin else None, not last))
         stream.outgoing_bytes += knl.HEADER_BYTES + len(piece)
         self._wake(stream)
 
@@ -197,7 +197,7 @@ class Outbox:
     def drop(self, stream: Stream) -> None:
         """Forget the stream, with what it has queued."""
         state: SendState = stream.state.send
-        stream.outgoing.clear()
+        stream.outgoing = None
         stream.outgoing_bytes = 0
         stream.wants_writable = False
         state.cut = None

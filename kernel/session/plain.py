@@ -196,7 +196,7 @@ class PlainSession(Session):
         self._sends = False
         self._pieces.clear()
         stream.local_open = stream.remote_open = stream.wants_writable = False
-        stream.outgoing.clear()
+        stream.outgoing = None
         stream.outgoing_bytes = 0
         if self._opened:
             self.events.append(Closed(stream, code, reason))
@@ -232,14 +232,14 @@ class PlainSession(Session):
         if not self._sends:
             self._check_sendable()
             return
-        stream.outgoing.append(message)
+        stream.queue().append(message)
         stream.outgoing_bytes += _MESSAGE_COST_BYTES + len(message)
 
     def send_many(self, stream: Stream, messages: list[bytes]) -> None:
         if not self._sends:
             self._check_sendable()
             return
-        stream.outgoing.extend(messages)
+        stream.queue().extend(messages)
         stream.outgoing_bytes += self._measure(messages)[0] + _MESSAGE_COST_BYTES * len(messages)
 
     def send_piece(self, stream: Stream, piece: Buffer, message_bytes: int, last: bool) -> None:

@@ -13,10 +13,12 @@ MIB = 1024 * KIB
 
 # More than this is for who has measured what their services need for each connection.
 _CONNECTIONS_DEFAULT_MAX = 10_000
+# The process's own descriptors, and those of who is being told that there is no place for him.
+_DESCRIPTORS_FREE_MIN = 48
 
 
 def connections_for_descriptors() -> int:
-    """How many connections this process has descriptors for, with a tenth left for files, listeners and children."""
+    """How many connections this process has descriptors for, with some left for files, listeners and children."""
     try:
         import resource
     except ImportError:  # not a POSIX system: its own limit will tell
@@ -24,7 +26,8 @@ def connections_for_descriptors() -> int:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return _CONNECTIONS_DEFAULT_MAX
-    return max(1, min(_CONNECTIONS_DEFAULT_MAX, descriptors * 9 // 10))
+    few = max(descriptors - _DESCRIPTORS_FREE_MIN, descriptors // 2)
+    return max(1, min(_CONNECTIONS_DEFAULT_MAX, descriptors * 9 // 10, few))
 
 
 @dataclass(frozen=True, slots=True)

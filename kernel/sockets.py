@@ -345,10 +345,13 @@ class SocketConnection(Connection):
             self._loop.add_reader(self._fd, self._discard)
 
     def _abandon(self, error: Exception | None) -> None:
-        """Lose the connection, but not from inside the caller's call."""
+        """Lose the connection, but not from inside the caller's call; at once where nobody is to be told."""
         if not self._abandoned:
             self._abandoned = True
-            self._loop.call_soon(self._lose, error)
+            if self._receiver is None:
+                self._lose(error)
+            else:
+                self._loop.call_soon(self._lose, error)
 
     def _lose(self, error: Exception | None) -> None:
         receiver, self._receiver = self._receiver, None

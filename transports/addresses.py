@@ -64,6 +64,7 @@ def cannot_dial(endpoint: Endpoint, error: OSError | None) -> str:
         errno.ENETUNREACH: "there is no route to that network",
         errno.EHOSTUNREACH: "the host cannot be reached",
         errno.ENOTCONN: "the server closed the connection at once: it may be full, or stopping",
+        errno.ECONNRESET: "the server closed the connection at once: it may be full, or stopping",
     }
     reason = "no address" if error is None else remedies.get(error.errno, error.strerror or str(error))
     return f"cannot connect to {endpoint.without_options()}: {reason}"

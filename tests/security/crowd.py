@@ -148,6 +148,38 @@ def client_hello() -> bytes:
     raise AssertionError("a handshake with nobody")
 
 
+# --- datagrams -------------------------------------------------------------------------------------------------------
+
+INIT, COOKIE, CONNECT, ACCEPT, _, DATA, _, PING, PONG = range(1, 10)
+
+
+def packet(kind: int, connection: int, payload: bytes, sequence: int = 0, index: int = 0, **cut: int) -> bytes:
+    """A packet of the datagram protocol; `count` fragments of a message of `length`."""
+    count, length = cut.get("count", 1), cut.get("length", len(payload))
+    return struct.pack(">HBBQIHHI", 0x4B55, 1, kind, connection, sequence, index, count, length) + payload
+
+
+def ask(sock: socket.socket, said: bytes, answer: int) -> bytes:
+    """The payload of the answer of this kind; what else comes is passed over. Asks again when it gets lost."""
+    sock.settimeout(1.0)
+    for _ in range(int(GUARD_SECONDS)):
+        sock.send(said)
+        try:
+            while (heard := sock.recv(2048))[3] != answer | 0x80:
+                pass
+        except TimeoutError:
+            continue
+        return heard[24:]
+    raise TimeoutError(f"no packet of kind {answer}")
+
+
+def enter(sock: socket.socket, connection: int) -> None:
+    """Up to an open channel to echo."""
+    cookie = ask(sock, packet(INIT, connection, bytes(72)), COOKIE)
+    fields = bytes.fromhex("000100046563686f 0002000400100000 0003000204b0 0004000400020000")
+    ask(sock, packet(CONNECT, connection, cookie + fields), ACCEPT)
+
+
 # --- attacks that go on beside what is measured ----------------------------------------------------------------------
 
 

@@ -104,9 +104,13 @@ class Stranger:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         if source:
             sock.bind((source, 0))
+        stranger = cls(sock)
         async with asyncio.timeout(GUARD_SECONDS):
-            await asyncio.get_running_loop().sock_connect(sock, address)
-        return cls(sock)
+            try:
+                await asyncio.get_running_loop().sock_connect(sock, address)
+            except ConnectionResetError:  # the server was faster
+                stranger.was_reset = True
+        return stranger
 
     async def send(self, data: bytes) -> None:
         """Send all of it; a server that has hung up in between is no error, reading will tell."""
@@ -177,6 +181,8 @@ class Stranger:
             stranger.close()
 
     async def _receive(self) -> bytes:
+        if self.was_reset:
+            return b""
         try:
             return await self._loop.sock_recv(self._sock, 65536)
         except ConnectionResetError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -161,6 +162,31 @@ def test_idle_tls_connections(serve: Serve, tmp_path: Path, count: int):
         hold(f"one of {count:,} idle TLS connections", grown / count / 1024, 64, "KiB")
 
     asyncio.run(come())
+
+
+@sizes(20_000, 1_000_000)
+@pytest.mark.parametrize(
+    ("fragment_bytes", "cut"), [(1, (2, 2)), (1176, (2, 2352)), (1176, (892, 1_048_576))], ids=["tiny", "short", "long"]
+)
+def test_incomplete_messages(serve: Serve, count: int, fragment_bytes: int, cut: tuple[int, int]):
+    """Of each message one fragment comes, from as many peers as there may be."""
+    server = serve("--listen", "udp://127.0.0.1:0")
+    pid, peers, in_a_row = server.process.pid, min(1_000, count // 50), 10
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(address_of(server.endpoints[0]))
+        for connection in range(1, peers + 1):
+            crowd.enter(sock, connection)
+        before = resident_bytes(pid)
+        fragment, (pieces, length) = bytes(fragment_bytes), cut
+        for at in range(0, count, in_a_row):
+            connection = 1 + at // in_a_row % peers
+            for sequence in range(at // peers, at // peers + in_a_row):
+                sock.send(crowd.packet(crowd.DATA, connection, fragment, sequence, count=pieces, length=length))
+            if at % 200 == 0:  # so that the system loses none
+                crowd.ask(sock, crowd.packet(crowd.PING, connection, b"there?"), crowd.PONG)
+        crowd.ask(sock, crowd.packet(crowd.PING, 1, b"still?"), crowd.PONG)
+        what = f"{count:,} incomplete datagram messages of {length:,} bytes"
+        hold(what, (resident_bytes(pid) - before) / MIB, 64, "MiB")
 
 
 # --- what others notice ----------------------------------------------------------------------------------------------

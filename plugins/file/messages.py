@@ -212,7 +212,7 @@ class Hole(_Message, tag=41):
 
 
 class End(_Message, tag=42):
-    """All blocks were sent; `digest` is the digest of the sums of those that were sent now."""
+    """All blocks were sent; `digest` is made of the sums of those that were sent now, in the order of their sending."""
 
     size: int
     digest: bytes

@@ -16,7 +16,7 @@ from typing import Protocol
 from .errors import FileError
 from .messages import Block, End, Hole
 from .sending import Limiter, Moved, ignore
-from .sums import BLOCK_BYTES, block_bytes, block_count
+from .sums import BLOCK_BYTES, block_bytes, block_count, digest, zeros_sum
 from .threads import Worker
 from .wire import Wire
 
@@ -64,12 +64,15 @@ async def receive_blocks(
     """
     limiter = limiter or Limiter()
     due = first
+    announced = bytearray()
     while True:
         message = await wire.expect(Block, Hole, End)
         if isinstance(message, End):
             await worker.flush()
             if in_order and due != block_count(message.size):
                 raise FileError("protocol", f"the file ends after {due} blocks of {block_count(message.size)}")
+            if message.digest and message.digest != digest(announced, message.size):
+                raise FileError("digest", "the digest of what arrived is not that of what was sent: repeat")
             return message
         if in_order and message.index != due:
             raise FileError("protocol", f"block {message.index} came where block {due} was due")
@@ -77,6 +80,7 @@ async def receive_blocks(
             _check_hole(message, target.size)
             await worker.submit(functools.partial(target.hole, message.index, message.count))
             due = message.index + message.count
+            announced += _hole_sums(message, target.size)
             moved(min(due * BLOCK_BYTES, target.size) - message.index * BLOCK_BYTES)
             continue
         _check_block(message, target.size)
@@ -84,6 +88,7 @@ async def receive_blocks(
         parts = await wire.block(message.packed or message.nbytes)
         await worker.submit(functools.partial(_write, target, message, parts, unpack))
         due = message.index + 1
+        announced += message.sum
         moved(message.nbytes)
 
 
@@ -104,6 +109,11 @@ def _check_block(block: Block, size: int) -> None:
         fits = block.index >= 0 and 0 < block.nbytes <= BLOCK_BYTES
     if not fits or not 0 <= block.packed <= block.nbytes:
         raise FileError("protocol", f"block {block.index} has {block.nbytes} bytes, which does not fit the file")
+
+
+def _hole_sums(hole: Hole, size: int) -> bytes:
+    last = zeros_sum(block_bytes(hole.index + hole.count - 1, size))
+    return zeros_sum(BLOCK_BYTES) * (hole.count - 1) + last
 
 
 def _check_hole(hole: Hole, size: int) -> None:

@@ -75,6 +75,7 @@ class Sender:
         self._pack = pack
         self._moved = moved
         self._limiter = limiter or Limiter()
+        self._sent = bytearray()
         self._sums = bytearray((block_count(source.size) - first) * SUM_BYTES if summed else 0)
 
     async def send(self, indices: Iterable[int]) -> None:
@@ -86,6 +87,7 @@ class Sender:
             OSError: it cannot be read.
         """
         wire, source = self._wire, self._source
+        self._sent.clear()
         ahead = Ahead(self._produce(indices), _AHEAD)
         try:
             async for item in ahead:
@@ -93,7 +95,7 @@ class Sender:
         finally:
             ahead.close()
         source.check_unchanged()
-        digest = sums.digest(self._sums, source.size) if self._summed else b""
+        digest = sums.digest(self._sent, source.size) if self._summed else b""
         wire.send(End(source.size, digest))
         await wire.channel.drain()
 
@@ -141,5 +143,6 @@ class Sender:
 
     def _remember(self, index: int, sum_: bytes) -> None:
         if self._summed:
+            self._sent += sum_
             at = (index - self._first) * SUM_BYTES
             self._sums[at : at + SUM_BYTES] = sum_

@@ -227,7 +227,7 @@ class Session:
             raise FileError(
                 "digest", f"{len(partial.damaged)} blocks came damaged again and again: look at the network"
             )
-        await self._do(partial.check, end.size, first, end.digest)
+        await self._do(functools.partial(partial.check, end.size, summed=self._summed))
         return await self._do(upload.commit), came
 
     async def _blocks(self, upload: Upload, first: int, moved: Moved, *, in_order: bool = True) -> End:

@@ -164,11 +164,15 @@ class Access:
         }
         if request.terminal is not None:
             env["TERM"] = request.terminal.term
+        env |= {name: value for name, value in request.offers.items() if self._may_set(name)}
         for name, value in request.env.items():
-            if not (free or any(fnmatchcase(name, pattern) for pattern in options.env_allowed)):
+            if not (free or self._may_set(name)):
                 raise Denied(f"the variable '{name}' may not be set here: {', '.join(options.env_allowed)} may")
             env[name] = value
         return env
+
+    def _may_set(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self._options.env_allowed)
 
 
 class _Rule:

@@ -6,15 +6,19 @@ It goes through the kernel's log, whose formatters make every field harmless, un
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernel.api import Peer
 
 from .protocol import Exit
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
 
 log = logging.getLogger("kernel.audit.shell")
 log.setLevel(logging.INFO)
@@ -38,9 +42,13 @@ class Entry:
     cpu_seconds: float = 0.0
     reason: str = ""
     nothing_left: bool = True
+    recorder: Recorder | None = None
 
     def finish(self, how: Exit, now: float) -> None:
-        """Write the line."""
+        """Write the line, and end the recording."""
+        if self.recorder is not None:
+            with contextlib.suppress(OSError):
+                self.recorder.close()
         fields = {
             "status": f"SIG{how.signal}" if how.signal else how.status,
             "pid": self.pid,
@@ -52,6 +60,8 @@ class Entry:
             "input_bytes": self.input_bytes,
             "output_bytes": self.output_bytes,
         }
+        if self.recorder is not None:
+            fields["recording"] = self.recorder.path
         if self.reason:
             fields["reason"] = self.reason
         if not self.nothing_left:

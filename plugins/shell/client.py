@@ -15,6 +15,7 @@ from kernel.channel import Channel
 from kernel.errors import ChannelClosed, Code
 
 from .protocol import (
+    DETACH,
     END_OF_STDIN,
     STDIN,
     Exit,
@@ -76,6 +77,10 @@ class Remote(ChannelHandler):
         if self._unpaid[stream] >= self._credit_bytes:
             self._send(credit(stream, self._unpaid[stream]))
             self._unpaid[stream] = 0
+
+    def detach(self) -> None:
+        """Leave a terminal as it is, to come back later."""
+        self._send(DETACH)
 
     def give_up(self, error: Exception) -> None:
         """What it writes has nowhere to go."""

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 @click.option(
     "--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command; NAME alone: ours. Repeats."
 )
+@click.option("-t", "--tty", is_flag=True, help="Give CMD a terminal, too.")
+@click.option("--attach", default="", metavar="SESSION", help="Go on with a session that was detached.")
+@click.option("--output-encoding", default="", metavar="NAME", help="What the output is written in there, such as gbk.")
+@click.option("--raw", is_flag=True, help="Control characters reach our terminal as they are.")
 @secret_options
 def shell(
     endpoint: str,
@@ -33,6 +37,10 @@ def shell(
     timeout: float | None,
     cwd: str,
     env: tuple[str, ...],
+    tty: bool,
+    attach: str,
+    output_encoding: str,
+    raw: bool,
     keys: Keyring | None,
 ) -> int:
     """Run CMD on the server's machine with our standard input, output and error; without CMD, open a terminal there.
@@ -45,13 +53,31 @@ def shell(
       kernel shell unix:/run/kernel.sock --timeout 5m -- make test > log
 
     The exit status is the command's: 128 and the signal's number when one ended it, 124 when its time was up, 127 when
-    there is no such command.
+    there is no such command. In a terminal, ~ at the start of a line is ours: ~. disconnects, ~d detaches, ~? shows
+    more.
     """
-    from . import pipes
+    from . import views
     from .protocol import Request
 
-    request = Request(list(argv), _variables(env), cwd, timeout or 0.0)
-    return run_command(pipes.run(endpoint, request, keys))
+    request = Request(list(argv), _variables(env), _locale(), cwd, timeout or 0.0, attach=attach)
+    if attach and (argv or env or cwd or timeout):
+        raise UsageError("--attach goes on with what runs: leave CMD, --env, --cwd and --timeout out")
+    if tty or attach or (not argv and os.isatty(0)):
+        from . import terminal
+
+        return run_command(terminal.run(endpoint, request, keys, views.make(output_encoding, harmless=False)))
+    from . import pipes
+
+    def view(descriptor: int) -> views.View | None:
+        return views.make(output_encoding, harmless=os.isatty(descriptor) and not raw)
+
+    return run_command(pipes.run(endpoint, request, keys, view))
+
+
+def _locale() -> dict[str, str]:
+    """What a terminal's programs want to know about ours."""
+    names = ("LANG", "COLORTERM", "NO_COLOR", "TZ")
+    return {name: value for name, value in os.environ.items() if name in names or name.startswith("LC_")}
 
 
 def _variables(given: tuple[str, ...]) -> dict[str, str]:

@@ -9,33 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kernel.client import connect
 
 from .client import Remote
+from .exits import SIGNALLED, exit_code
 from .protocol import Exit, Kind, Request, Started
 from .streams import Input, Output
-from .words import shown
 
 if TYPE_CHECKING:
     from kernel.auth.keys import Keyring
 
-TIMED_OUT = 124
+    from .views import View
+
+    MakeView = Callable[[int], View | None]
+    """Makes the view of one of our streams, which it gets as its number."""
+
 _INTERRUPTS_MAX = 3
 
 
-async def run(endpoint: str, request: Request, keys: Keyring | None) -> int:
+async def run(endpoint: str, request: Request, keys: Keyring | None, view: MakeView) -> int:
     """Run the command; the exit code."""
-    pipes = _Pipes(request)
+    pipes = _Pipes(request, view)
     try:
         async with connect(endpoint, "shell", handler=pipes.remote, keys=keys):
             with pipes.signals():
                 return exit_code(await pipes.until_ended())
     except BrokenPipeError:
-        return 128 + signal.SIGPIPE  # as a local command ends whose reader has left
+        return SIGNALLED + signal.SIGPIPE  # as a local command ends whose reader has left
     finally:
         pipes.close()
 
@@ -43,12 +46,13 @@ async def run(endpoint: str, request: Request, keys: Keyring | None) -> int:
 class _Pipes:
     """Our three streams, joined with a remote command."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, view: MakeView) -> None:
         self.remote = Remote(self, request)
         self._outputs = {
             Kind.STDOUT: Output(1, lambda nbytes: self.remote.consumed(Kind.STDOUT, nbytes), self.remote.give_up),
             Kind.STDERR: Output(2, lambda nbytes: self.remote.consumed(Kind.STDERR, nbytes), lambda error: None),
         }
+        self._views = {Kind.STDOUT: view(1), Kind.STDERR: view(2)}
         self._input = Input(0, self._read)
         self._interrupts = 0
 
@@ -58,7 +62,8 @@ class _Pipes:
         self._input.allow(started.window_bytes)
 
     def output(self, stream: Kind, data: memoryview) -> None:
-        self._outputs[stream].write(data)
+        view = self._views[stream]
+        self._outputs[stream].write(data if view is None else view.feed(data), len(data))
 
     def input_taken(self, nbytes: int) -> None:
         self._input.allow(nbytes)
@@ -66,7 +71,10 @@ class _Pipes:
     async def until_ended(self) -> Exit:
         """Wait until the command has ended, and all that it wrote is written here."""
         how = await self.remote.ended
-        for output in self._outputs.values():
+        for stream, output in self._outputs.items():
+            view = self._views[stream]
+            if view is not None:
+                output.write(view.feed(b"", last=True), 0)
             await output.drain()
         return how
 
@@ -102,19 +110,3 @@ class _Pipes:
         self._input.close()
         for output in self._outputs.values():
             output.close()
-
-
-def exit_code(how: Exit) -> int:
-    """What the command's end is for whoever started us."""
-    if how.timed_out:
-        _tell(f"the command was ended: {how.reason}")
-        return TIMED_OUT
-    if how.reason:
-        _tell(f"the command was ended: {how.reason}" if how.status is None else how.reason)
-    if how.status is not None:
-        return how.status
-    return 128 + getattr(signal, f"SIG{how.signal}", 0)
-
-
-def _tell(message: str) -> None:
-    print(f"kernel: {shown(message)}", file=sys.stderr)

@@ -79,6 +79,7 @@ class Request:
         argv: the command line; empty: the shell.
         env: variables to set.
         cwd: where to start; empty: the server decides.
+        offers: variables to set as far as the server lets clients set them.
         timeout_seconds: when to end it; 0: the server decides.
         terminal: give it one; None: three pipes.
         window_bytes: how much of each output stream may be on its way to the client.
@@ -88,6 +89,7 @@ class Request:
 
     argv: list[str] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    offers: dict[str, str] = field(default_factory=dict)
     cwd: str = ""
     timeout_seconds: float = 0.0
     terminal: Terminal | None = None
@@ -110,22 +112,23 @@ class Request:
         if len(message) > REQUEST_BYTES_MAX:
             raise ProtocolError(f"the request has {len(message):,} bytes, the limit is {REQUEST_BYTES_MAX:,}")
         given = _unpack(message)
-        argv, env, cwd, timeout, window, attach, received = _typed(
+        argv, env, offers, cwd, timeout, window, attach, received = _typed(
             given,
             argv=(list, []),
             env=(dict, {}),
+            offers=(dict, {}),
             cwd=(str, ""),
             timeout_seconds=((int, float), 0),
             window_bytes=(int, WINDOW_BYTES),
             attach=(str, ""),
             received=(int, 0),
         )
-        _check_texts([*argv, *env.keys(), *env.values(), cwd])
-        if any("=" in name or not name for name in env):
+        _check_texts([*argv, *env, *env.values(), *offers, *offers.values(), cwd])
+        if any("=" in name or not name for name in (*env, *offers)):
             raise ProtocolError("the name of a variable is empty or holds '='")
         terminal = None if given.get("terminal") is None else Terminal.read(given["terminal"])
         window = min(max(window, CHUNK_BYTES), _WINDOW_BYTES_MAX)
-        return cls(argv, env, cwd, max(0.0, float(timeout)), terminal, window, attach, max(0, received))
+        return cls(argv, env, offers, cwd, max(0.0, float(timeout)), terminal, window, attach, max(0, received))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +139,14 @@ class Started:
         session: by which a terminal can be joined again; empty: it cannot.
         window_bytes: how much of stdin may be on its way.
         cut: the past is not complete: what was on the screen is unknown.
+        keep_seconds: how long it would wait for a client that was lost.
         consumed: how much of the input has been taken, over all connections.
     """
 
     session: str = ""
     window_bytes: int = WINDOW_BYTES
     cut: bool = False
+    keep_seconds: float = 0.0
     consumed: int = 0
 
     def encode(self) -> bytes:
@@ -150,7 +155,14 @@ class Started:
     @classmethod
     def decode(cls, message: bytes) -> Started:
         return cls(
-            *_typed(_unpack(message), session=(str, ""), window_bytes=(int, 0), cut=(bool, False), consumed=(int, 0))
+            *_typed(
+                _unpack(message),
+                session=(str, ""),
+                window_bytes=(int, 0),
+                cut=(bool, False),
+                keep_seconds=((int, float), 0.0),
+                consumed=(int, 0),
+            )
         )
 
 

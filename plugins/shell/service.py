@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shlex
 import sys
 
 from kernel.api import ChannelHandler, Needs, Service, ServiceContext
@@ -19,6 +21,7 @@ from .access import Access, Denied
 from .options import ShellOptions
 from .process import Keeper
 from .protocol import ProtocolError, Request
+from .recorder import Recorder
 from .session import Session
 from .warden import cgroup
 
@@ -54,6 +57,8 @@ class Shell(Service):
             )
         if self.access.runs_as_root:
             log.warning("the service shell runs commands as root: user=NAME would change that")
+        if options.record_dir and not os.access(options.record_dir, os.W_OK | os.X_OK):
+            raise StartError(f"the service shell: record_dir={options.record_dir} is no directory that we can write to")
         self.keeper.start()
 
     async def stop(self) -> None:
@@ -100,6 +105,9 @@ class Shell(Service):
         )
         self._sessions[session.id] = session
         try:
+            if job.terminal is not None and options.record_dir:
+                title, who = shlex.join(job.argv), str(channel.peer.principal)
+                entry.recorder = Recorder(options.record_dir, who, session.id, job.terminal, title)
             session.start(channel)
         except OSError as error:
             del self._sessions[session.id]

@@ -38,6 +38,7 @@ from .protocol import (
 if TYPE_CHECKING:
     from .audit import Entry
     from .process import Keeper
+    from .recorder import Recorder
 
 _KINDS = {STDOUT: STDOUT_KIND, STDERR: STDERR_KIND}
 _UNWATCHED_BYTES = 64 * 1024
@@ -105,11 +106,13 @@ class Session:
         missed, cut = self._replay.since(request.received)
         self._watch(channel, request.window_bytes)
         self._input_room = WINDOW_BYTES
-        channel.send(Started(self.id, WINDOW_BYTES, cut, self._input_bytes).encode())
+        channel.send(Started(self.id, WINDOW_BYTES, cut, self._detach_seconds, self._input_bytes).encode())
         for at in range(0, len(missed), _UNWATCHED_BYTES):
             self._show(STDOUT, missed[at : at + _UNWATCHED_BYTES])
         if request.terminal is not None:
-            self._process.resize(request.terminal.columns, request.terminal.rows)
+            self._resize(request.terminal.columns, request.terminal.rows)
+        if cut or not request.received:
+            self._process.signal(signal.SIGWINCH)  # whatever has a screen draws it again
         self._process.resume()
 
     def _watch(self, channel: Channel, window_bytes: int) -> None:
@@ -132,7 +135,7 @@ class Session:
         elif kind == Kind.END:
             self._process.finish_input()
         elif kind == Kind.RESIZE:
-            self._process.resize(*read_resize(message))
+            self._resize(*read_resize(message))
         elif kind == Kind.SIGNAL:
             self._signal(message[1:])
         elif kind == Kind.DETACH:
@@ -147,6 +150,18 @@ class Session:
         self._input_bytes += len(data)
         self.entry.input_bytes += len(data)
         self._process.write(data)
+
+    def _resize(self, columns: int, rows: int) -> None:
+        self._process.resize(columns, rows)
+        self._record(lambda recorder: recorder.resized(columns, rows))
+
+    def _record(self, event: Callable[[Recorder], None]) -> None:
+        recorder = self.entry.recorder
+        if recorder is not None:
+            try:
+                event(recorder)
+            except OSError as error:
+                self.end(f"its recording cannot be written: {error.strerror}")
 
     def _signal(self, name: bytes) -> None:
         number = getattr(signal, f"SIG{name.decode('ascii', 'replace')}", None)
@@ -195,7 +210,7 @@ class Session:
         self.entry.pid = pid
         if self._channel is not None:
             detachable = self.id if self._detach_seconds else ""
-            self._channel.send(Started(detachable, WINDOW_BYTES).encode())
+            self._channel.send(Started(detachable, WINDOW_BYTES, keep_seconds=self._detach_seconds).encode())
         self._process.resume()
 
     def failed(self, what: str, error: int) -> None:
@@ -217,6 +232,7 @@ class Session:
         entry.output_bytes += len(data)
         if self._replay.size:
             self._replay.add(data)
+        self._record(lambda recorder: recorder.output(data))
         self._show(stream, data)
         if entry.output_bytes > self._output_bytes_max:
             self.end(f"it wrote more than {self._output_bytes_max:,} bytes")

@@ -23,7 +23,7 @@ class Output:
     """A descriptor to write to; what it does not take waits here, which the remote side's window bounds.
 
     Args:
-        on_written: is told how many bytes have left; those that nobody wants any longer count, too.
+        on_written: is told the cost of what has left, or is not wanted any longer.
         on_broken: is told why no more can be written.
     """
 
@@ -35,17 +35,17 @@ class Output:
         self._waits = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._on_written = on_written
         self._on_broken = on_broken
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[tuple[memoryview, int]] = deque()
         self._watching = False
         self._empty: asyncio.Future[None] | None = None
         self._broken = False
 
-    def write(self, data: memoryview) -> None:
-        """Write it now, or as soon as there is room."""
+    def write(self, data: bytes | memoryview, cost: int) -> None:
+        """Write it now, or as soon as there is room; `on_written` gets the cost when all of it has left."""
         if self._broken:
-            self._on_written(len(data))
+            self._on_written(cost)
             return
-        self._queue.append(data)
+        self._queue.append((memoryview(data), cost))
         if not self._watching:
             self._writable()
 
@@ -65,20 +65,20 @@ class Output:
         written = 0
         try:
             while self._queue:
-                data = self._queue[0]
+                data, cost = self._queue[0]
                 count = os.write(self._descriptor, data[: self._piece_bytes] if self._piece_bytes else data)
-                written += count
                 if count == len(data):
                     self._queue.popleft()
+                    written += cost
                 else:
-                    self._queue[0] = data[count:]
+                    self._queue[0] = data[count:], cost
                 if self._piece_bytes and not self._waits:
                     break
         except BlockingIOError:
             pass
         except OSError as error:
             self._broken = True
-            written += sum(map(len, self._queue))
+            written += sum(cost for _, cost in self._queue)
             self._queue.clear()
             self._on_broken(error)
         self._watch(bool(self._queue))
@@ -123,6 +123,11 @@ class Input:
                 loop.add_reader(self._descriptor, self._readable)
             else:
                 loop.call_soon(self._readable)
+
+    def set_room(self, nbytes: int) -> None:
+        """So much may be read from now on, whatever was allowed before."""
+        self._room = 0
+        self.allow(nbytes)
 
     def close(self) -> None:
         """Read no more."""

@@ -82,6 +82,13 @@ class Taken(Exception):
     """A nickname is somebody else's; the message says why."""
 
 
+def taken_by(holder: Person, nick: str) -> Taken:
+    """Why nobody else can have the nickname now."""
+    if holder.away:
+        return Taken(f"the connection of '{holder.nick}' is lost, and he may come back: try again in a moment")
+    return Taken(f"'{holder.nick}' is here, and '{nick}' looks the same: take another nickname")
+
+
 class NotPosted(Exception):
     """A post did not become an entry, and surely will not; the message says why."""
 

@@ -34,7 +34,7 @@ from nats.js.kv import KeyValue
 
 from kernel import StartError
 
-from .backplane import MAILBOX, Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken
+from .backplane import MAILBOX, Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken, taken_by
 from .follower import Followed, Follower
 from .names import fold, is_logged
 from .store import Retention, Store
@@ -317,7 +317,7 @@ class JetStreamBackplane(Backplane):
             entry = await bucket.get(key)
         holder = msgspec.json.decode(entry.value or b"", type=Person)
         if holder.session != person.session and holder.session in self._people:
-            raise Taken(f"'{holder.nick}' is here, and '{person.nick}' looks the same: take another nickname")
+            raise taken_by(holder, person.nick)
         try:
             await bucket.update(key, value, last=entry.revision)
         except nats.js.errors.KeyWrongLastSequenceError:

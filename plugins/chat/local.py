@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from .backplane import Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken
+from .backplane import Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken, taken_by
 from .names import fold
 from .store import Store
 from .threads import StoreThreads
@@ -83,7 +83,7 @@ class LocalBackplane(Backplane):
             raise Taken(f"the nickname '{person.nick}' belongs to somebody who can prove it: take another one")
         holder = self._people.get(self._sessions_by_fold.get(key, ""))
         if holder is not None and holder.session != person.session:
-            raise Taken(f"'{holder.nick}' is here, and '{person.nick}' looks the same: take another nickname")
+            raise taken_by(holder, person.nick)
         self._sessions_by_fold[key] = person.session
         self.update(person)
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from kernel import Code
 from kernel.plugins.chat.client import ChatClient, RequestFailed
 from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
 
@@ -226,3 +227,18 @@ async def test_the_same_session_takes_its_seat_again(serve: MakePlace) -> None:
         await watcher._task
     await first.close()
     assert [info.nick for info in (await second.client.who()).people] == ["ada"]
+
+
+async def test_the_name_of_somebody_who_may_come_back_is_kept_for_a_while(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&linger_seconds=3")
+    ada, bob = await place.person("ada", session="secret"), await place.person("bob")
+    assert ada.client._line is not None
+    ada.client._closing = True  # he does not come back by himself
+    ada.client._line.channel.reset(Code.CANCELLED, "gone")
+    async with asyncio.timeout(30):
+        while not (await bob.client.who()).people[0].away:  # noqa: ASYNC110  # nothing is told when a connection is lost
+            await asyncio.sleep(0.01)
+    with pytest.raises(RequestFailed, match="the connection of 'ada' is lost, and he may come back"):
+        await bob.client.rename("ada")
+    await bob.until(lambda bob: any(left.reason == "connection lost" for e in bob.of(Presence) for left in e.left))
+    await bob.client.rename("ada")

@@ -6,16 +6,22 @@ Each is installed into an empty virtual environment and used from there, away fr
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from documents import ROOT, blocks
-from server_process import ServerProcess
+from server_process import TIMEOUT_SECONDS, ServerProcess
 
 pytestmark = pytest.mark.packaging
+
+KINDS = ("transport", "service", "framing")
 
 ECHO = """
 import asyncio, sys
@@ -40,11 +46,13 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     return done.stdout
 
 
-def build(source: Path, directory: Path, **variables: str) -> Path:
-    """The one wheel that pip builds from a source tree."""
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", directory, source, cwd=directory, **variables)
-    [wheel] = directory.glob("*.whl")
-    return wheel
+def build(directory: Path, *sources: Path, **variables: str) -> list[Path]:
+    """The wheels that pip builds from source trees. What they need for that is in this environment: the time that pip
+    takes to make one for each is most of such a test."""
+    directory.mkdir(exist_ok=True)
+    flags = ("--no-deps", "--no-build-isolation", "-q", "-w", directory)
+    run(sys.executable, "-m", "pip", "wheel", *flags, *sources, cwd=directory, **variables)
+    return sorted(directory.glob("*.whl"))
 
 
 class Place:
@@ -55,8 +63,8 @@ class Place:
         self.bin = directory / "venv" / "bin"
         run(sys.executable, "-m", "venv", "--without-pip", directory / "venv", cwd=directory)
 
-    def install(self, wheel: Path) -> None:
-        run(sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "-q", wheel, cwd=self.directory)
+    def install(self, *wheels: Path) -> None:
+        run(sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "-q", *wheels, cwd=self.directory)
 
     def kernel(self, *arguments: str) -> str:
         return run(self.bin / "kernel", *arguments, cwd=self.directory)
@@ -70,15 +78,34 @@ class Place:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(ROOT, tmp_path_factory.mktemp("wheel"), KERNEL_REQUIRE_EXT="1")
+    [wheel] = build(tmp_path_factory.mktemp("wheel"), ROOT, KERNEL_REQUIRE_EXT="1")
+    return wheel
 
 
 @pytest.fixture(scope="module")
 def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Where the wheel with the C engine is installed, with nothing but what it depends on."""
+    """Where the wheel with the C engine is installed, and beside it everybody else's: the examples, what the page for
+    authors builds up, and what `kernel plugins new` writes for each kind."""
     place = Place(tmp_path_factory.mktemp("place"))
     place.install(wheel)
+    for kind in KINDS:
+        place.kernel("plugins", "new", f"my-{kind}", "--kind", kind, "-q")
+    sources = [place.directory / f"my-{kind}" for kind in KINDS]
+    examples = [  # setuptools builds in the source tree: in a copy of it
+        shutil.copytree(path, place.directory / path.name) for path in sorted((ROOT / "examples").iterdir())
+    ]
+    place.install(*build(place.directory / "wheels", *sources, *examples, from_the_page(place.directory)))
     return place
+
+
+def from_the_page(directory: Path) -> Path:
+    """The distribution that docs/plugin-author.md builds up, typed in as it stands there."""
+    page = "docs/plugin-author.md"
+    source = directory / "kernel-shout"
+    source.mkdir()
+    (source / "pyproject.toml").write_text("".join(blocks(page, "toml")))
+    (source / "kernel_shout.py").write_text("".join(blocks(page, "python")))
+    return source
 
 
 def echo_over(place: Place, endpoint: str) -> None:
@@ -102,14 +129,14 @@ def test_the_wheel_serves_every_cpython_from_3_11_on(wheel: Path):
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
-def test_the_wheel_alone_serves_echo_with_the_c_engine(place: Place):
+def test_the_wheel_serves_echo_with_the_c_engine(place: Place):
     assert "framing engine: c," in place.kernel("--version")
     echo_over(place, "tcp://127.0.0.1:0")
     echo_over(place, f"unix:{place.directory}/k.sock")
 
 
-def test_without_a_compiler_an_honest_pure_wheel_is_built_and_serves(tmp_path: Path):
-    pure = build(ROOT, tmp_path, CC="/bin/false")
+def test_without_a_compiler_an_honest_pure_wheel_is_built_and_serves_alone(tmp_path: Path):
+    [pure] = build(tmp_path / "wheels", ROOT, CC="/bin/false")
     assert pure.name.endswith("-py3-none-any.whl")
     assert [name for name in zipfile.ZipFile(pure).namelist() if name.endswith(".so")] == []
 
@@ -122,39 +149,85 @@ def test_without_a_compiler_an_honest_pure_wheel_is_built_and_serves(tmp_path: P
 
 def test_where_the_c_engine_is_required_a_failed_build_is_an_error(tmp_path: Path):
     with pytest.raises(AssertionError, match="CMake configuration failed"):
-        build(ROOT, tmp_path, CC="/bin/false", KERNEL_REQUIRE_EXT="1")
+        build(tmp_path, ROOT, CC="/bin/false", KERNEL_REQUIRE_EXT="1")
 
 
-@pytest.fixture
-def third_party(tmp_path: Path) -> Path:
-    """The distribution that docs/plugin-author.md builds up, typed in as it stands there."""
-    page = "docs/plugin-author.md"
-    source = tmp_path / "kernel-shout"
-    source.mkdir()
-    (source / "pyproject.toml").write_text("".join(blocks(page, "toml")))
-    (source / "kernel_shout.py").write_text("".join(blocks(page, "python")))
-    return build(source, tmp_path)
-
-
-def test_a_third_partys_distribution_is_installed_with_pip_and_served(place: Place, third_party: Path):
-    place.install(third_party)
-
-    assert "service    shout   kernel-shout      0.1.0\n" in place.kernel("plugins", "list")
-    server = place.serve("--plugin", "shout?mark=!", "--plugin", "echo", "--listen", "tcp://127.0.0.1:0")
+@contextmanager
+def serving(place: Place, *arguments: str) -> Iterator[ServerProcess]:
+    server = place.serve(*arguments)
     try:
+        yield server
+    finally:
+        server.end()
+
+
+def test_what_the_page_builds_up_is_found_and_served(place: Place):
+    assert "service    shout         kernel-shout      0.1.0\n" in place.kernel("plugins", "list")
+    with serving(place, "--plugin", "shout?mark=!", "--plugin", "echo", "--listen", "tcp://127.0.0.1:0") as server:
         assert f"      kernel shout {server.endpoints[0]}\n" in server.output
         assert place.kernel("shout", server.endpoints[0], "hello") == "HELLO!\n"
-    finally:
-        server.end()
 
 
-def test_an_example_brings_a_service_and_a_transport_that_are_found_and_used(place: Place, tmp_path: Path):
-    place.install(build(ROOT / "examples" / "hello-service", tmp_path))
+def test_what_is_begun_by_new_is_checked_served_and_called(place: Place):
+    """A transport, a framing and a service, all three in one conversation."""
+    for kind in KINDS:
+        place.kernel("plugins", "check", f"my-{kind}", "--kind", kind, "-q")
+    listen = ("--listen", "my-transport://127.0.0.1:0", "--listen", "my-transport://127.0.0.1:0?framing=my-framing")
+    with serving(place, "--plugin", "my-service?mark=!", *listen) as server:
+        assert place.kernel("my-service", server.endpoints[0], "hello") == "HELLO!\n"
+        framed = ("echo", "--expect", "any", "-q", server.endpoints[1], "hello")
+        assert place.kernel(*framed) == "HELLO!\n"
 
+
+def test_an_example_brings_a_service_and_a_transport_that_are_found_and_used(place: Place):
     endpoint = f"abstract://hello-{os.getpid()}"
-    server = place.serve("--plugin", "hello?greeting=Moin", "--listen", endpoint)
-    try:
+    with serving(place, "--plugin", "hello?greeting=Moin", "--listen", endpoint) as server:
         assert f"      kernel echo --service hello --expect any {endpoint} Ada\n" in server.output
         assert place.kernel("echo", "--service", "hello", "--expect", "any", "-q", endpoint, "Ada") == "Moin, Ada!\n"
-    finally:
-        server.end()
+
+
+BROWSER = """
+import json, sys
+from urllib.request import urlopen
+from websockets.sync.client import connect
+echo, chat = sys.argv[1:]
+assert "new WebSocket(" in urlopen(echo.replace("ws:", "http:")).read().decode()
+with connect(echo) as socket:
+    socket.send("stra\u00dfe")
+    assert socket.recv(30) == "stra\u00dfe"
+with connect(chat) as socket:
+    socket.send(json.dumps({"type": "hello", "nick": "ada"}))
+    assert json.loads(socket.recv(30))["nick"] == "ada"
+    socket.send(json.dumps({"type": "join", "room": "lobby"}))
+    while json.loads(socket.recv(30))["type"] != "room": pass
+    socket.send(json.dumps({"type": "say", "room": "lobby", "text": "hello"}))
+    while (told := json.loads(socket.recv(30)))["type"] != "said": pass
+    assert (told["nick"], told["text"]) == ("ada", "hello")
+"""
+
+
+def test_a_browsers_page_talks_to_echo_and_to_chat_by_an_example(place: Place):
+    chat = f"chat?store={place.directory}/chat.db"
+    listen = [f"ws://127.0.0.1:0?framing=raw&service={service}" for service in ("echo", "chat")]
+    flags = [flag for endpoint in listen for flag in ("--listen", endpoint)]
+    with serving(place, "--plugin", "echo", "--plugin", chat, *flags) as server:
+        place.python(BROWSER, *(endpoint.partition("?")[0] for endpoint in server.endpoints))
+
+
+def test_an_example_keeps_values(place: Place):
+    with serving(place, "--plugin", "kv", "--listen", "tcp://127.0.0.1:0") as server:
+        assert place.kernel("kv", server.endpoints[0], "set", "colour", "light blue") == ""
+        assert place.kernel("kv", server.endpoints[0], "get", "colour") == "light blue\n"
+
+
+def test_an_example_serves_the_tutorials_clients(place: Place):
+    with serving(place, "--plugin", "talk?answer=upper", "--listen", "tcp://127.0.0.1:0?dialect=q") as server:
+        host, port = server.endpoints[0].removeprefix("tcp://").partition("?")[0].split(":")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT_SECONDS) as client:
+            for said, answered in ((b"hello", b"HELLO"), (b"q", b"q"), (b"", b"")):
+                client.send(said)
+                assert client.recv(1024) == answered
+
+
+def test_with_all_of_them_there_is_nothing_for_the_doctor_to_find(place: Place):
+    assert "problem" not in place.kernel("doctor", "-q")

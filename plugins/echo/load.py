@@ -34,6 +34,8 @@ PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _HEAD = struct.Struct(">Q")
 _SWEEPS_PER_TIMEOUT = 10
 _DIALS_AT_ONCE = 64
+# Standard streams, the event loop, files of modules that are being imported.
+_DESCRIPTORS_OF_OURS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +272,9 @@ async def run(plan: LoadPlan, figures: Figures) -> None:
     """Carry it out, counting into `figures`, which is right at any moment, also when this is cancelled.
 
     Raises:
-        KernelError: not a single connection could be made, or the plan does not fit the transport.
+        KernelError: not a single connection could be made, or the plan does not fit the transport or this process.
     """
+    _check_descriptors(plan.connections)
     meter = _Meter(figures)
     async with contextlib.AsyncExitStack() as stack:
         windows = await _connect_all(plan, meter, stack)
@@ -285,6 +288,19 @@ async def run(plan: LoadPlan, figures: Figures) -> None:
             sweeping.cancel()
             meter.collect()
             figures.seconds = figures.seconds or time.perf_counter() - started
+
+
+def _check_descriptors(connections: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not a POSIX system: its own limit will tell
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and connections > limit - _DESCRIPTORS_OF_OURS:
+        raise UsageError(
+            f"{connections:,} connections need more file descriptors than the {limit:,} that this process may have: "
+            "take fewer --connections, or raise the limit (ulimit -n)"
+        )
 
 
 async def _connect_all(plan: LoadPlan, meter: _Meter, stack: contextlib.AsyncExitStack) -> list[_Window]:

@@ -195,6 +195,15 @@ def test_closed_streams_are_no_fault(echoes: dict[str, str], environ: dict[str, 
     assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "hello\n")
 
 
+def test_more_connections_than_descriptors_are_refused(echoes: dict[str, str], environ: dict[str, str]) -> None:
+    command = 'ulimit -n 64 && exec "$0" echo "$1" --load --connections 60'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, KERNEL, echoes["knl"]], capture_output=True, text=True, env=environ, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("kernel: error: 60 connections need more file descriptors than the 64 ")
+
+
 def test_a_listener_with_another_framing_is_thought_of(kernel: Run, echoes: dict[str, str]) -> None:
     code, _, err = kernel("echo", echoes["line"].replace("?framing=line", ""), "hello", "--timeout", "200ms")
     assert code == 1

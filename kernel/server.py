@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 # When stopping: how long goodbyes may take to leave.
 _GOODBYE_SECONDS = 1.0
+# And how long a service's tasks may take to end that were cancelled.
+_CANCEL_SECONDS = 5.0
 
 
 class Server:
@@ -438,7 +440,9 @@ class _Hosted:
         for task in self._tasks:
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, stuck = await asyncio.wait(self._tasks, timeout=_CANCEL_SECONDS)
+            if stuck:
+                log.error("the service '%s' ignores that it is cancelled: %d of its tasks go on", self.name, len(stuck))
         try:
             await self.service.stop()
         except Exception:

@@ -47,6 +47,14 @@ def is_loopback(endpoint: Endpoint) -> bool:
     return host in ("localhost", "::1")
 
 
+_NO_INTERFACE = "this address means nothing without its interface: write it behind it, as in [fe80::1%eth0]"
+
+
+def _lacks_interface(endpoint: Endpoint, error: OSError) -> bool:
+    host, _ = endpoint.host_port()
+    return error.errno == errno.EINVAL and host.lower().startswith("fe80:") and "%" not in host
+
+
 def cannot_listen(endpoint: Endpoint, error: OSError) -> str:
     """One line for a person: what, where, remedy."""
     remedies: dict[int | None, str] = {
@@ -54,6 +62,8 @@ def cannot_listen(endpoint: Endpoint, error: OSError) -> str:
         errno.EACCES: "ports below 1024 need privileges: take a port from 1024 on",
         errno.EADDRNOTAVAIL: "this machine has no such address: use 127.0.0.1, [::1], or one that `ip addr` shows",
     }
+    if _lacks_interface(endpoint, error):
+        remedies[error.errno] = _NO_INTERFACE
     return f"cannot listen on {endpoint.without_options()}: {remedies.get(error.errno, error.strerror)}"
 
 
@@ -66,5 +76,7 @@ def cannot_dial(endpoint: Endpoint, error: OSError | None) -> str:
         errno.ENOTCONN: "the server closed the connection at once: it may be full, or stopping",
         errno.ECONNRESET: "the server closed the connection at once: it may be full, or stopping",
     }
+    if error is not None and _lacks_interface(endpoint, error):
+        remedies[error.errno] = _NO_INTERFACE
     reason = "no address" if error is None else remedies.get(error.errno, error.strerror or str(error))
     return f"cannot connect to {endpoint.without_options()}: {reason}"

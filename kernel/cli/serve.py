@@ -1,7 +1,8 @@
 """`kernel serve`: settings in, a running server out, until a signal says stop.
 
-The first SIGTERM or SIGINT drains, a second one forces; SIGHUP reads the settings again. Signal handlers only set
-state. stdout gets what a person needs (the bound endpoints and how to talk to them), stderr the log.
+The first SIGTERM or SIGINT drains, a second one forces, a third one ends the process even where a plugin does not let
+go; SIGHUP reads the settings again. Signal handlers only set state. stdout gets what a person needs (the bound
+endpoints and how to talk to them), stderr the log.
 """
 
 from __future__ import annotations
@@ -128,14 +129,17 @@ def _show(text: str) -> None:
 
 
 def _watch_signals(reload: Callable[[], None]) -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second cancels the current task."""
+    """An event that the first SIGTERM or SIGINT sets; the second cancels the current task, the third ends it all."""
     loop, task, stopping = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
     def stop() -> None:
-        if stopping.is_set():
+        if not stopping.is_set():
+            stopping.set()
+        elif not (task.done() or task.cancelling()):
             task.cancel()
-        stopping.set()
+        else:  # tasks that ignore their cancellation: asyncio would wait for them for ever
+            os._exit(INTERRUPTED)
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     # Ignored from the start: a background job of a script, whose Ctrl-C is meant for others.

@@ -33,6 +33,16 @@ class Slow(Service):
             channel.send(b"got it")
             await asyncio.sleep(3600 if message == b"forever" else 0)
 
+class Stubborn(Service):
+    name = "stubborn"
+    async def serve(self, channel):
+        channel.send(b"never")
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
 class Refuses(Service):
     name = "refuses"
     async def start(self):
@@ -44,7 +54,7 @@ class Refuses(Service):
 def environ(tmp_path: Path) -> dict[str, str]:
     """The environment of a server: no settings of this machine's user, and a distribution `some-dist` with services."""
     place = tmp_path / "site"
-    entries = {name.lower(): f"some_services:{name}" for name in ("Shout", "Slow", "Refuses")}
+    entries = {name.lower(): f"some_services:{name}" for name in ("Shout", "Slow", "Stubborn", "Refuses")}
     install(
         place,
         "some-dist",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -251,6 +252,20 @@ def test_sighup_reads_the_settings_again(serve: Serve, tmp_path: Path):
 
     server.signal(signal.SIGTERM)
     assert server.finish() == (0, "")
+
+
+async def test_a_plugin_that_ignores_its_end_is_named_and_a_third_signal_ends_it(serve: Serve):
+    server = serve("--plugin", "stubborn", "--listen", TCP, "--limit", "drain_seconds_max=100ms")
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        channel = await connect(server.endpoints[0], "stubborn")
+        assert await channel.receive() == b"never"
+        server.signal(signal.SIGTERM)
+        await asyncio.to_thread(server.log_until, "the service 'stubborn' ignores that it is cancelled: 1 of its tasks")
+    # Two of one kind may become one on the way.
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGINT)
+    code, _ = await asyncio.to_thread(server.finish)
+    assert code == 130
 
 
 # --- refused -----------------------------------------------------------------------------------------------------

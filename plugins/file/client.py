@@ -273,9 +273,7 @@ class FileClient:
         ours = sums.digest(prefix + sender.sums, source.size) if self._summed else b""
         if self._summed and stored.digest != ours:
             raise FileError("digest", f"{shown(path)}: what the server has stored is not what was sent: repeat")
-        return Report(
-            stored.path, source.size, source.size - first * sums.BLOCK_BYTES if first else source.size, ours, note
-        )
+        return Report(stored.path, source.size, max(0, source.size - first * sums.BLOCK_BYTES), ours, note)
 
     async def _prefix(self, source: Source, ready: Ready, moved: Moved) -> tuple[bytes, str]:
         """The sums of the blocks that need not be sent, and what to say about those that would have been."""

@@ -1,8 +1,9 @@
 """AF_UNIX stream sockets: `unix:/run/x.sock`, or `unix:@name` in Linux's abstract namespace.
 
 The socket file is 0600 unless `mode` says otherwise. It is made under its own name (bind is atomic), after a probe: a
-path where somebody answers is refused, one where nobody does is a leftover and is replaced. On close it is removed,
-when it is still ours. The peer's user and group come from the operating system.
+path where somebody answers is refused, one where nobody does is a leftover and is replaced; who does that has the
+directory locked, so that two that start at once do not replace each other. On close it is removed, when it is still
+ours. The peer's user and group come from the operating system.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -27,6 +28,8 @@ from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 _PATH_BYTES_MAX = 107
 # The highest number of a user or group; the one above it means "as it is".
 _NUMBER_MAX = 2**32 - 2
+_LOCK_TRIES = 50
+_LOCK_RETRY_SECONDS = 0.02
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -58,17 +61,21 @@ class Unix(Transport):
         options = cast(UnixOptions, self.options)
         path = self._address()
         owner = _number(options.user, "pwd"), _number(options.group, "grp")
-        if not path.startswith("\0"):
-            self._clear_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            self._bind(sock, path, owner)
-            set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
-            sock.listen(options.backlog)
+            async with _directory_locked(path):
+                if not path.startswith("\0"):
+                    self._clear_stale(path)
+                self._bind(sock, path, owner)
+                set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
+                sock.listen(options.backlog)
         except OSError as error:
             sock.close()
             raise StartError(self._cannot_listen(path, error)) from None
+        except BaseException:
+            sock.close()
+            raise
         return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
 
     async def dial(self) -> Connection:
@@ -145,6 +152,29 @@ class Unix(Transport):
             errno.EPERM: "only root may give the socket another owner: leave user= and group= out",
         }
         return f"cannot listen on {self.endpoint.without_options()}: {remedies.get(error.errno, error.strerror)}"
+
+
+@contextlib.asynccontextmanager
+async def _directory_locked(path: str) -> AsyncIterator[None]:
+    """Nobody else who asks for the lock makes a socket there meanwhile. Anybody can hold it, so nobody waits long."""
+    import asyncio
+    import fcntl
+
+    try:
+        descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError):  # not ours to read, not there, or a name that is no file's: bind will tell
+        yield
+        return
+    try:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                await asyncio.sleep(_LOCK_RETRY_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _why_refused(path: str) -> str:

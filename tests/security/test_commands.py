@@ -122,6 +122,32 @@ def test_client_and_server_with_the_same_file_understand_each_other(
     assert run[:2] == (0, "hello\n")
 
 
+def test_a_server_gets_its_keys_from_systemd_or_a_descriptor(kernel: Run, tmp_path: Path, environ: dict[str, str]):
+    """As a supervisor hands them over; the variable is there too, and comes last."""
+    kernel("keys", "new", "kernel-secret", "--id", "alice")
+    kernel("keys", "new", "other.key", "--id", "alice")
+    good, other = tmp_path / "kernel-secret", tmp_path / "other.key"
+    for how in ("systemd", "descriptor"):
+        last = {"KERNEL_SECRET": other.read_text()}
+        if how == "systemd":
+            command = f'exec "{KERNEL}" "$@"'
+            last["CREDENTIALS_DIRECTORY"] = str(tmp_path)
+        else:
+            command = f'exec "{KERNEL}" "$@" --secret-fd 3 3<{good}'
+        script = tmp_path / how
+        script.write_text(f"#!/bin/sh\n{command}\n")
+        script.chmod(0o755)
+        server = ServerProcess(script, ["--plugin", "echo", "--listen", LOOPBACK], environ | last, tmp_path)
+        try:
+            [endpoint] = server.endpoints
+            assert kernel("echo", endpoint, "--secret-file", str(good), "hello")[0] == 0
+            assert kernel("echo", endpoint, "--secret-file", str(other), "hello")[0] == 1
+            arguments = Path(f"/proc/{server.process.pid}/cmdline")
+            assert not arguments.exists() or good.read_text().split(":")[1][:8] not in arguments.read_text()
+        finally:
+            server.end()
+
+
 def test_who_is_turned_away_reads_why(kernel: Run, serve: Callable[..., ServerProcess], alice: str):
     server = serve("--secret-file", alice, "--listen", LOOPBACK, "--log-format", "json")
     [endpoint] = server.endpoints

@@ -370,6 +370,22 @@ def trusting_anybody() -> ssl.SSLContext:
     return context
 
 
+async def test_nobody_renegotiates(self_signed: str):
+    """What lets a client make the server work for nothing, again and again; TLS 1.3 has done away with it."""
+    async with serving(Recorder(), self_signed + "&framing=raw") as server:
+        host, port = server.endpoints[0].host_port()
+        client = await asyncio.create_subprocess_exec(
+            "openssl", "s_client", "-tls1_2", "-connect", f"{host}:{port}",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert client.stdin is not None
+        await until(lambda: any(link._establishing_since is None for link in server._links))
+        client.stdin.write(b"R\n")
+        said, _ = await asyncio.wait_for(client.communicate(), 20)
+        assert b"RENEGOTIATING" in said
+        assert b"no renegotiation" in said
+
+
 # --- ends and volumes, with the standard library at the other side ---------------------------------------------------
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -7,6 +7,7 @@
 
 enum {
     READS_PER_TURN = 4,
+    READ_BYTES_MAX = 65536,   /* what fits the caches; while it is answered the peer makes the next */
     DIRECT_BYTES_MIN = 32768, /* the rest of a frame that is received into the frame's own buffer */
     SPILL_BYTES = 4096,       /* received with it, or after it: the next frame's header, and not much to copy */
 };
@@ -286,7 +287,7 @@ static bool use_scratch(bridge_lane *self, PyObject *view)
     if (PyObject_GetBuffer(view, &buffer, PyBUF_WRITABLE) < 0)
         return false;
     self->scratch = buffer.buf;
-    self->scratch_bytes = (size_t)buffer.len;
+    self->scratch_bytes = (size_t)buffer.len < READ_BYTES_MAX ? (size_t)buffer.len : READ_BYTES_MAX;
     self->scratch_object = Py_NewRef(view);
     PyBuffer_Release(&buffer);
     if (self->scratch_bytes < SPILL_BYTES)

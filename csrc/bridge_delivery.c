@@ -107,9 +107,12 @@ static PyObject *rest_of(const run *found)
 }
 
 /* The channel's port, borrowed; NULL: it has none, or that is closed. */
-static bridge_port *port_of(const bridge_lane *self, PyObject *channel)
+static bridge_port *port_of(bridge_lane *self, PyObject *channel)
 {
-    bridge_port *port = (bridge_port *)PyDict_GetItemWithError(self->ports, channel);
+    bridge_port *port = self->last;
+    if (port == NULL || port->number != PyLong_AsUnsignedLong(channel))
+        port = (bridge_port *)PyDict_GetItemWithError(self->ports, channel);
+    self->last = port;
     return port != NULL && port->is_open ? port : NULL;
 }
 

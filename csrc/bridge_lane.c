@@ -189,6 +189,7 @@ PyDoc_STRVAR(remove_doc, "remove($self, number, /)\n--\n\nA channel is over.");
 static PyObject *lane_remove(PyObject *object, PyObject *number)
 {
     bridge_lane *self = (bridge_lane *)object;
+    self->last = NULL;
     if (self->is_knl && PyDict_DelItem(self->ports, number) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -222,6 +223,7 @@ static int lane_clear(PyObject *object)
 {
     bridge_lane *self = (bridge_lane *)object;
     self->is_open = false;
+    self->last = NULL;
     Py_CLEAR(self->decoder);
     Py_CLEAR(self->keeper);
     Py_CLEAR(self->ports);

@@ -29,7 +29,8 @@ typedef struct bridge_lane {
     size_t scratch_bytes;
     PyObject *decoder;
     PyObject *keeper;
-    PyObject *ports; /* by channel, if is_knl; else the only one */
+    PyObject *ports;          /* by channel, if is_knl; else the only one */
+    struct bridge_port *last; /* of the ports the one that had DATA last, or NULL */
     bridge_outgoing out;
     unsigned long long reads;
     kf_length layout; /* unless is_knl; and if it is: */

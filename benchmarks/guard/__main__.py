@@ -31,7 +31,8 @@ CSRC = Path(__file__).parents[2] / "csrc"
 TOLERANCE, TOLERANCE_OF_STRANGERS = 0.03, 0.5
 TIMES = 20
 ATTEMPTS = 3
-RATIOS = {
+SHARE_OF_PROMISE = 0.6
+PROMISES = {
     Case("decode", "length", 16, 65536): 6.0,
     Case("decode", "length", 64, 65536): 6.0,
     Case("decode", "length", 256, 65536): 4.0,
@@ -47,12 +48,13 @@ Baseline = dict[str, dict[str, float]]
 
 
 def compiler() -> str:
-    """What baselines are kept by: `gcc 12 x86_64`."""
+    """What baselines are kept by: `gcc 12 x86_64 glibc 2.36`."""
     command = os.environ.get("CC") or "cc"
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     name = "clang" if "clang" in version else "gcc"
     major = re.search(r"(\d+)\.\d+", version)
-    return f"{name} {major[1] if major else '?'} {platform.machine()}"
+    library = " ".join(platform.libc_ver()).strip() or "other libc"
+    return f"{name} {major[1] if major else '?'} {platform.machine()} {library}"
 
 
 def core() -> Path:
@@ -91,8 +93,8 @@ def expected(baselines: Baseline, ours: str) -> tuple[str, float]:
     """Which baseline holds for a compiler, and how far from it one may be; "" where there is none."""
     if ours in baselines:
         return ours, TOLERANCE
-    name, _, machine = ours.split()
-    same_machine = [key for key in baselines if key.endswith(f" {machine}")]
+    name, _, machine = ours.split()[:3]
+    same_machine = [key for key in baselines if key.split()[2] == machine]
     same_name = [key for key in same_machine if key.startswith(f"{name} ")]
     return next(iter(same_name or same_machine), ""), TOLERANCE_OF_STRANGERS
 
@@ -141,8 +143,8 @@ def check_ratios() -> Iterator[str]:
         print("Ratios were not measured: the C engine is not installed.")
         return
     makers = {name: make for name, make in contestants().items() if name != "memcpy"}
-    for case, wanted in RATIOS.items():
-        best = 0.0
+    for case, promised in PROMISES.items():
+        best, wanted = 0.0, SHARE_OF_PROMISE * promised
         for _ in range(ATTEMPTS):
             (result,) = measure([case], makers, rounds=5)
             speedup = result.speedup("c", "python")
@@ -150,9 +152,9 @@ def check_ratios() -> Iterator[str]:
             best = max(best, speedup.median)
             if best >= wanted:
                 break
-        print(f"  {case.group}, {case.message}: C {best:.1f} times as fast as Python, at least {wanted:g} wanted")
+        print(f"  {case.group}, {case.message}: C {best:.1f} times as fast as Python, at least {wanted:.3g} wanted")
         if best < wanted:
-            yield f"{case.group}, {case.message}: C is {best:.1f} times as fast as Python, {wanted:g} were promised"
+            yield f"{case.group}, {case.message}: C is {best:.1f} times as fast as Python, {wanted:.3g} are wanted"
 
 
 def main() -> int:

@@ -69,9 +69,8 @@ class Access:
         StartError: a user that is not there, or that we may not become.
     """
 
-    def __init__(self, options: ShellOptions, cgroup: str) -> None:
+    def __init__(self, options: ShellOptions) -> None:
         self._options = options
-        self._cgroup = cgroup
         everybody = Grant(options.allow, options.free, options.pty)
         self._grants = [("*", _Rule(everybody)), *((name, _Rule(grant)) for name, grant in options.principals.items())]
         self._account = Account.find(options.user)
@@ -112,7 +111,7 @@ class Access:
             limits=self._limits,
             user=account.switch,
             privileges=options.privileges,
-            cgroup=self._cgroup,
+            cgroup=options.cgroup == "auto",
             grace_seconds=options.grace_seconds,
         )
 

@@ -60,7 +60,7 @@ class Job:
     limits: dict[str, int] = field(default_factory=dict)
     user: dict[str, Any] | None = None
     privileges: bool = False
-    cgroup: str = ""
+    cgroup: bool = False
     grace_seconds: float = 2.0
 
     def specification(self) -> bytes:

@@ -23,7 +23,6 @@ from .process import Keeper
 from .protocol import ProtocolError, Request
 from .recorder import Recorder
 from .session import Session
-from .warden import cgroup
 
 log = logging.getLogger("kernel.service.shell")
 
@@ -50,7 +49,7 @@ class Shell(Service):
         if not sys.platform.startswith("linux"):
             raise StartError("the service shell needs Linux: elsewhere it cannot promise that no process survives")
         options = self._options
-        self.access = Access(options, cgroup.home() if options.cgroup == "auto" else "")
+        self.access = Access(options)
         if not (options.allow or options.free or options.pty or options.principals):
             log.warning(
                 "the service shell may run nothing: allow= names command lines, free=1 allows any, pty=1 terminals"

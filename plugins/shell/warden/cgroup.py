@@ -29,11 +29,17 @@ def home() -> str:
     return place if usable else ""
 
 
-def make(parent: str, name: str) -> str:
-    """A new group; empty where it cannot be made, or cannot be killed as a whole."""
-    if not parent:
+def of(supervisor: int) -> str:
+    """The group that this supervisor's command has, if it has one."""
+    place = home()
+    return f"{place}/kernel-shell-{supervisor}" if place else ""
+
+
+def make() -> str:
+    """A new group for our command; empty where it cannot be made, or cannot be killed as a whole."""
+    place = of(os.getpid())
+    if not place:
         return ""
-    place = os.path.join(parent, name)
     try:
         os.mkdir(place)
     except OSError:

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 
+from . import cgroup
 from .prctl import become_subreaper
 from .supervisor import supervise
 from .tree import Wakeup, parents, send, send_all
@@ -41,6 +42,7 @@ class Keeper:
         self._requests = requests
         self._wakeup = Wakeup()
         self._supervisors: set[int] = set()
+        self._killed: list[int] = []
 
     def run(self) -> None:
         serving = True
@@ -48,7 +50,7 @@ class Keeper:
             watched = (self._requests.fileno(),) if serving else ()
             if self._wakeup.wait(*watched) & set(watched):
                 serving = self._serve()
-            if self._reap():
+            if self._reap() or self._killed:
                 self._end_orphans()
 
     def _serve(self) -> bool:
@@ -96,7 +98,9 @@ class Keeper:
                 return killed
             if pid in self._supervisors:
                 self._supervisors.discard(pid)
-                killed = killed or status != 0
+                if status:
+                    killed = True
+                    self._killed.append(pid)
             else:
                 killed = True
 
@@ -106,8 +110,10 @@ class Keeper:
             self._reap()
             orphans = [pid for pid, parent in parents().items() if parent == own and pid not in self._supervisors]
             if not orphans:
-                return
+                break
             for pid in orphans:
                 send_all(signal.SIGKILL, pid)
                 send(signal.SIGKILL, pid, own)
             time.sleep(_POLL_SECONDS)
+        while self._killed:
+            cgroup.remove(cgroup.of(self._killed.pop()))

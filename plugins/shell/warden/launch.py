@@ -10,7 +10,7 @@ The specification is what JSON holds (strings carry any byte, by surrogateescape
     user            `{"uid": ..., "gid": ..., "groups": [...]}`, or null: stay who we are
     terminal        its descriptors are a terminal that it shall control
     privileges      set-user-ID programs work
-    cgroup          the directory of its control group; empty: none
+    cgroup          the directory of its control group; empty: none (the server only says whether it may have one)
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def supervise(orders: int, reports: int, stdio: tuple[int, int, int]) -> None:
     spec = lines.first()
     if spec is None:
         return
-    spec["cgroup"] = cgroup.make(spec["cgroup"], f"kernel-shell-{os.getpid()}")
+    spec["cgroup"] = cgroup.make() if spec["cgroup"] else ""
     wakeup = Wakeup()
     try:
         command = launch(spec, stdio)
@@ -58,6 +58,7 @@ class _Lines:
         self.orders = orders
         self._reports = reports
         self._begun = b""
+        self._early: list[dict[str, Any]] = []
         self.ended = False
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
@@ -65,8 +66,14 @@ class _Lines:
         """Wait for the specification; None: the server has gone before it could say it."""
         while not self.ended:
             if messages := self.read():
+                self._early = messages[1:]
                 return messages[0]
         return None
+
+    def early(self) -> list[dict[str, Any]]:
+        """The orders that came with the specification."""
+        early, self._early = self._early, []
+        return early
 
     def read(self) -> list[dict[str, Any]]:
         """The orders that have come; call it when there is something to read."""
@@ -94,6 +101,7 @@ class _Tree:
 
     def run(self) -> bool:
         """Until nothing is left; False: something could not be ended."""
+        self._obey(self._lines.early())
         while self.reap():
             left = None if self._kill_at is None else self._kill_at - time.monotonic()
             if left is not None and left <= 0:
@@ -101,11 +109,11 @@ class _Tree:
                 return kill_all(os.getpid(), self.reap, _PATIENCE_SECONDS)
             watched = () if self._lines.ended else (self._lines.orders,)
             if self._wakeup.wait(*watched, seconds=left) & set(watched):
-                self._obey()
+                self._obey(self._lines.read())
         return True
 
-    def _obey(self) -> None:
-        for message in self._lines.read():
+    def _obey(self, orders: list[dict[str, Any]]) -> None:
+        for message in orders:
             if "signal" in message and self._alive:
                 with contextlib.suppress(OSError):
                     os.killpg(self._command, message["signal"])

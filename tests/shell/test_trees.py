@@ -1,0 +1,162 @@
+"""Nothing survives: however a command ends, its whole tree of processes is gone, and no zombie stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import uuid
+from pathlib import Path
+
+import pytest
+
+from kernel import Client, Server, dial
+from kernel.plugins.shell.protocol import Terminal
+
+from .conftest import Serve
+from .local import Collected, children, keeper_of, kill, marked, run, serving, stat, until
+
+# A child, a grandchild in a session of its own, an orphan in another one; none of them reads or writes.
+TREE = (
+    "setsid sh -c 'setsid sleep 1000 & exec sleep 1000' </dev/null >/dev/null 2>&1 & (sleep 1000 &) ; echo ready; wait"
+)
+STUBBORN = "trap '' TERM HUP INT; " + TREE
+FREE = "shell?free=1&pty=1&grace_seconds=300ms"
+PROCESSES = 4
+
+
+@pytest.fixture
+def mark() -> str:
+    return uuid.uuid4().hex
+
+
+async def tree(client: Client, mark: str, script: str = TREE, **request: object) -> Collected:
+    """A command whose whole tree is there."""
+    command = await Collected(["sh", "-c", script], mark=mark, **request).open(client)  # type: ignore[arg-type]
+    await command.wrote.wait()
+    await until(lambda: len(marked(mark)) >= PROCESSES)
+    return command
+
+
+def zombies(server_pid: int) -> list[int]:
+    """Ended processes that nobody has reaped, among our children's children."""
+    return [pid for child in children(server_pid) for pid in [child, *children(child)] if stat(pid)[0] == "Z"]
+
+
+@pytest.mark.parametrize("script", [TREE, STUBBORN], ids=["obedient", "stubborn"])
+async def test_a_time_out_ends_the_whole_tree(tmp_path: Path, mark: str, script: str):
+    async with serving(FREE, tmp_path) as (_, client):
+        command = await tree(client, mark, script, timeout_seconds=1.5)
+        how = await command.ended()
+        assert how.timed_out
+        assert marked(mark) == []
+        await until(lambda: not zombies(os.getpid()))
+
+
+@pytest.mark.parametrize("terminal", [None, Terminal()], ids=["pipes", "terminal"])
+async def test_so_does_a_client_that_leaves(tmp_path: Path, mark: str, terminal: Terminal | None):
+    async with serving(FREE + "&detach_seconds=0", tmp_path) as (_, client):
+        await tree(client, mark, STUBBORN, terminal=terminal)
+        client.abort()
+        await until(lambda: not marked(mark))
+
+
+async def test_a_terminal_whose_client_does_not_come_back_is_ended(tmp_path: Path, mark: str):
+    async with serving(FREE + "&detach_seconds=300ms", tmp_path) as (_, client):
+        await tree(client, mark, terminal=Terminal())
+        client.abort()
+        await until(lambda: not marked(mark))
+
+
+async def test_so_does_the_servers_end(tmp_path: Path, mark: str):
+    server = Server([FREE], [f"unix:{tmp_path}/shell.sock"])
+    await server.start()
+    async with dial(server.endpoints[0]) as client:
+        await tree(client, mark, STUBBORN)
+        keeper = keeper_of(os.getpid())
+        await server.drain(0.1)
+    assert marked(mark) == []
+    assert stat(keeper)[0] == "X"
+
+
+async def test_and_the_death_of_the_server(serve: Serve, mark: str):
+    server = serve("[plugin.shell]\nfree = true\ngrace_seconds = '300ms'")
+    async with dial(server.endpoints[0]) as client:
+        await tree(client, mark, STUBBORN)
+        keeper = keeper_of(server.process.pid)
+        kill(server.process.pid)
+        server.finish()
+        await until(lambda: not marked(mark) and stat(keeper)[0] == "X")
+
+
+async def test_what_the_command_leaves_behind_ends_with_it(tmp_path: Path, mark: str):
+    async with serving(FREE, tmp_path) as (_, client):
+        how, out, _ = await run(client, "sh", "-c", TREE.removesuffix("; wait"), mark=mark)
+        assert (how.status, out) == (0, b"ready\n")
+        assert marked(mark) == []
+
+
+async def test_output_of_what_outlives_the_command_for_a_moment_is_read(tmp_path: Path):
+    async with serving(FREE, tmp_path) as (_, client):
+        _, out, _ = await run(client, "sh", "-c", "(sleep 0.05; echo late) & echo early")
+        assert out == b"early\nlate\n"
+
+
+async def test_a_supervisor_that_is_killed_takes_its_command_along(tmp_path: Path, mark: str):
+    async with serving(FREE, tmp_path) as (_, client):
+        command = await tree(client, mark, STUBBORN)
+        keeper = keeper_of(os.getpid())
+        [supervisor] = children(keeper)
+        kill(supervisor)
+        assert (await command.ended()).signal == "KILL"
+        await until(lambda: not marked(mark) and not zombies(os.getpid()))
+
+
+async def test_a_keeper_that_is_killed_is_replaced(tmp_path: Path, mark: str):
+    async with serving(FREE, tmp_path) as (_, client):
+        command = await tree(client, mark, timeout_seconds=2.0)
+        kill(keeper_of(os.getpid()))
+        for _ in range(3):
+            how, out, _ = await run(client, "echo", "still there")
+            assert (how.status, out) == (0, b"still there\n")
+        assert (await command.ended()).timed_out
+        assert marked(mark) == []
+
+
+async def test_what_forks_all_the_time_is_ended_too(tmp_path: Path, mark: str):
+    script = "echo ready; while :; do setsid sh -c 'sleep 1000 & exec sleep 1000' & done"
+    async with serving(FREE, tmp_path) as (_, client):
+        command = await tree(client, mark, script, timeout_seconds=1.0)
+        assert (await command.ended()).timed_out
+        assert marked(mark) == []
+
+
+async def _storm(place: Path, rounds: int, mark: str) -> None:
+    """Time-outs and disconnects at any moment, ten at once."""
+    dice = random.Random(6)
+    async with Server([FREE], [f"unix:{place}/shell.sock"]) as server:
+
+        async def one(number: int) -> None:
+            async with asyncio.timeout(120), dial(server.endpoints[0]) as client:
+                if number % 2:
+                    seconds = dice.uniform(0.01, 0.5)
+                    how, _, _ = await run(client, "sh", "-c", TREE, mark=mark, timeout_seconds=seconds)
+                    assert how.timed_out
+                else:
+                    await Collected(["sh", "-c", TREE], mark=mark).open(client)
+                    await asyncio.sleep(dice.uniform(0, 0.5))
+                    client.abort()
+
+        for first in range(0, rounds, 10):
+            await asyncio.gather(*(one(number) for number in range(first, first + 10)))
+        await until(lambda: not marked(mark) and not zombies(os.getpid()))
+        assert len(children(keeper_of(os.getpid()))) == 0
+
+
+async def test_time_outs_and_disconnects_at_any_moment(tmp_path: Path, mark: str):
+    await _storm(tmp_path, 20, mark)
+
+
+@pytest.mark.long
+async def test_a_thousand_time_outs_and_disconnects(tmp_path: Path, mark: str):
+    await _storm(tmp_path, 1000, mark)

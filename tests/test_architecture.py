@@ -130,7 +130,7 @@ def test_the_examples_use_public_names_only():
     """They stand for the packages of people who have never seen this repository."""
     found = [
         imported
-        for path in sorted((ROOT / "examples").rglob("*.py"))
+        for path in sorted((ROOT / "examples").glob("*/src/**/*.py"))
         for imported in imports_of(path.read_text(), "example", False, str(path.relative_to(ROOT)))
         if within(imported.module, "kernel")
     ]

@@ -24,7 +24,7 @@ from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 class TcpOptions:
     """`?key=value` of a tcp endpoint."""
 
-    backlog: Annotated[int, Meta(ge=1, le=65535, description="connections that may wait to be accepted")] = 1024
+    backlog: Annotated[int, Meta(ge=1, le=65535, description="connections that may wait to be accepted")] = 4096
     nodelay: Annotated[bool, Meta(description="send small writes at once (no Nagle)")] = True
     keepalive_seconds: Annotated[
         int, Meta(ge=0, le=7200, description="silence before the system probes the peer; 0: never")

@@ -11,6 +11,12 @@
 
 #include "kf_bytes.h"
 
+#ifdef __GNUC__
+#define INLINE __attribute__((always_inline)) static inline
+#else
+#define INLINE static inline
+#endif
+
 static uint64_t load_big(const uint8_t *p, uint32_t width)
 {
     switch (width) {
@@ -95,8 +101,9 @@ void kf_length_init(kf_length *layout, uint32_t offset, uint32_t width, bool is_
     layout->length_count = length_max >= length_min ? (uint64_t)(length_max - length_min + 1) : 0;
 }
 
-size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position, kf_slice *slices,
-                      size_t slices_max, kf_fault *fault)
+/* The scan itself; `is_usual` is known where it is called, so that the compiler makes two of it. */
+INLINE size_t scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position, kf_slice *slices,
+                   size_t slices_max, kf_fault *fault, bool is_usual)
 {
     const kf_length local = *layout; /* the slices may alias the layout, for all the compiler knows */
     const size_t header_bytes = local.offset + local.width;
@@ -105,7 +112,8 @@ size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size,
 
     fault->status = KF_MORE;
     while (size - at >= header_bytes) {
-        uint64_t length = load_field(&local, data + at + local.offset);
+        const uint8_t *field = data + at + local.offset;
+        uint64_t length = is_usual ? kf_load32(field) : load_field(&local, field);
         if (length - local.length_min >= local.length_count) {
             refuse(&local, length, fault);
             break;
@@ -124,6 +132,14 @@ size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size,
     }
     *position = at;
     return count;
+}
+
+size_t kf_length_scan(const kf_length *layout, const uint8_t *data, size_t size, size_t *position, kf_slice *slices,
+                      size_t slices_max, kf_fault *fault)
+{
+    if (layout->width == 4 && !layout->is_little && !layout->is_signed)
+        return scan(layout, data, size, position, slices, slices_max, fault, true);
+    return scan(layout, data, size, position, slices, slices_max, fault, false);
 }
 
 kf_status kf_length_open(const kf_length *layout, const uint8_t *header, uint64_t *frame_bytes, kf_fault *fault)

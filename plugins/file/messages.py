@@ -6,10 +6,10 @@ leave it out; whoever does not know a kind says so and ends the channel.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from .errors import FileError
 
@@ -20,6 +20,9 @@ SMALL_BYTES_MAX = 32 * 1024
 
 MESSAGE_BYTES_MAX = 256 * 1024
 
+_INT64_MAX = (1 << 63) - 1
+Count = Annotated[int, Meta(ge=0, le=_INT64_MAX)]
+Nanoseconds = Annotated[int, Meta(ge=-_INT64_MAX, le=_INT64_MAX)]
 Policy = Literal["refuse", "replace", "rename"]
 Kind = Literal["file", "directory", "link", "other"]
 
@@ -61,12 +64,12 @@ class Entry(Struct, array_like=True):
 
     name: bytes
     kind: Kind
-    size: int
-    mtime_ns: int
-    mode: int
+    size: Count
+    mtime_ns: Nanoseconds
+    mode: Count
     owner: str = ""
     group: str = ""
-    links: int = 1
+    links: Count = 1
 
 
 class List(_Message, tag=10):
@@ -97,8 +100,8 @@ class MakeDirectory(_Message, tag=14):
 
 class Directory(Struct, array_like=True):
     path: bytes
-    mode: int
-    mtime_ns: int
+    mode: Count
+    mtime_ns: Nanoseconds
 
 
 class Directories(_Message, tag=15):
@@ -111,9 +114,9 @@ class Put(_Message, tag=20):
     """Store a file. `size` -1: its end will tell. The answer is `Ready` or `Failed`."""
 
     path: bytes
-    size: int
-    mtime_ns: int
-    mode: int
+    size: Annotated[int, Meta(ge=-1, le=_INT64_MAX)]
+    mtime_ns: Nanoseconds
+    mode: Count
     policy: Policy
     resume: bool = True
     parents: bool = False
@@ -122,7 +125,7 @@ class Put(_Message, tag=20):
 class Ready(_Message, tag=21):
     """So many blocks are here already, verified, and this is their digest. `note`: why it is none, for people."""
 
-    held: int
+    held: Count
     digest: bytes
     note: str = ""
 
@@ -130,15 +133,15 @@ class Ready(_Message, tag=21):
 class Start(_Message, tag=22):
     """Blocks follow, from this one on."""
 
-    first: int
+    first: Count
 
 
 class SmallFile(Struct, array_like=True, tag_field="message", tag=9):
     """The whole of a small file; `sum` as a block's."""
 
     path: bytes
-    mtime_ns: int
-    mode: int
+    mtime_ns: Nanoseconds
+    mode: Count
     sum: bytes
     data: bytes
 
@@ -168,19 +171,19 @@ class Get(_Message, tag=30):
     """Send a file from block `held` on, if it still is what `version` names; or only some `blocks` of it."""
 
     path: bytes
-    held: int = 0
+    held: Count = 0
     version: bytes = b""
-    blocks: list[int] | None = None
+    blocks: list[Count] | None = None
 
 
 class Source(_Message, tag=31):
     """What is sent: blocks follow, from `first` on."""
 
-    size: int
-    mtime_ns: int
-    mode: int
+    size: Count
+    mtime_ns: Nanoseconds
+    mode: Count
     version: bytes
-    first: int
+    first: Count
 
 
 class GetSmall(_Message, tag=32):
@@ -198,30 +201,30 @@ class Smalls(_Message, tag=33):
 class Block(_Message, tag=40):
     """The next message is this block: `nbytes` of the file, or `packed` bytes that zstd unpacks to them."""
 
-    index: int
-    nbytes: int
+    index: Count
+    nbytes: Count
     sum: bytes
-    packed: int = 0
+    packed: Count = 0
 
 
 class Hole(_Message, tag=41):
     """So many whole blocks are zeros that take no room."""
 
-    index: int
-    count: int
+    index: Count
+    count: Count
 
 
 class End(_Message, tag=42):
     """All blocks were sent; `digest` is made of the sums of those that were sent now, in the order of their sending."""
 
-    size: int
+    size: Count
     digest: bytes
 
 
 class Again(_Message, tag=43):
     """These blocks came damaged: send them once more, then `End`."""
 
-    blocks: list[int]
+    blocks: list[Count]
 
 
 class Abandon(_Message, tag=44):

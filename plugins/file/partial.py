@@ -98,12 +98,30 @@ class Partial:
             OSError
         """
         try:
-            self._fd = os.open(self._name + PART_SUFFIX, _OPEN_NEW, 0o600, dir_fd=self._directory)
+            if not self._open() and not (resume and self._resumable and self._read_manifest()):
+                self._start_over()
+            if self._resumable and self._sums_fd < 0:
+                self._begin_manifest()
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self) -> bool:
+        """Open it and lock it; whether it is new. Until it is locked, others may give it its final name or sweep it."""
+        while True:
+            try:
+                self._fd = os.open(self._name + PART_SUFFIX, _OPEN_NEW, 0o600, dir_fd=self._directory)
+                new = True
+            except FileExistsError:
+                try:
+                    self._fd = os.open(self._name + PART_SUFFIX, _OPEN_OLD, dir_fd=self._directory)
+                except FileNotFoundError:
+                    continue
+                new = False
             self._lock()
-        except FileExistsError:
-            self._take_up(resume)
-        if self._resumable and self._sums_fd < 0:
-            self._begin_manifest()
+            if is_named(self._fd, self._directory, self._name + PART_SUFFIX):
+                return new
+            self._close()
 
     def _lock(self) -> None:
         try:
@@ -112,17 +130,6 @@ class Partial:
             raise FileError(
                 "busy", "somebody else is sending a file of this name: wait, or take another name"
             ) from None
-
-    def _take_up(self, resume: bool) -> None:
-        self._fd = os.open(self._name + PART_SUFFIX, _OPEN_OLD, dir_fd=self._directory)
-        self._lock()
-        if not os.fstat(self._fd).st_nlink:  # it got its final name between our two calls
-            os.close(self._fd)
-            self._fd = os.open(self._name + PART_SUFFIX, _OPEN_NEW, 0o600, dir_fd=self._directory)
-            self._lock()
-            return
-        if not (resume and self._resumable and self._read_manifest()):
-            self._start_over()
 
     def _start_over(self) -> None:
         self.held = 0
@@ -174,6 +181,7 @@ class Partial:
         known = os.pread(fd, block_count(size) * SUM_BYTES, _HEADER_BYTES)
         self.held = self._count_held(known, compare=booted != boot())
         self._sums = bytearray(known[: self.held * SUM_BYTES])
+        os.ftruncate(self._fd, min(self.held * BLOCK_BYTES, size))  # what lies behind is of no known block
         os.ftruncate(fd, _HEADER_BYTES + self.held * SUM_BYTES)
         os.pwrite(fd, self._header(), 0)
         return True
@@ -218,12 +226,12 @@ class Partial:
             self._note_sum(index, sum_)
 
     def hole(self, index: int, count: int) -> None:
-        """Blocks of zeros that take no room."""
+        """Blocks of zeros that take no room: behind everything that has come."""
+        if os.fstat(self._fd).st_size > index * BLOCK_BYTES:
+            raise FileError("protocol", f"a hole at block {index}, where bytes have come already")
         for at in range(index, index + count):
             self._note_sum(at, sums.zeros_sum(block_bytes(at, self.size)))
-        end = min((index + count) * BLOCK_BYTES, self.size)
-        if os.fstat(self._fd).st_size < end:
-            os.ftruncate(self._fd, end)
+        os.ftruncate(self._fd, min((index + count) * BLOCK_BYTES, self.size))
 
     def take_damaged(self) -> list[int]:
         """Blocks to be sent once more."""
@@ -345,6 +353,14 @@ def _read_header(fd: int) -> tuple[bytes, int, int, bytes, bytes] | None:
     if len(header) < _HEADER_BYTES or xxh3_128(head).digest()[:8] != header[len(head) : len(head) + 8]:
         return None
     return _HEADER.unpack(head)
+
+
+def is_named(fd: int, directory: int, name: bytes) -> bool:
+    """Whether this is what the name stands for, still."""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def numbered(name: bytes, number: int) -> bytes:

@@ -16,7 +16,7 @@ from typing import Protocol
 from .errors import FileError
 from .messages import Block, End, Hole
 from .sending import Limiter, Moved, ignore
-from .sums import BLOCK_BYTES, block_bytes, block_count, digest, zeros_sum
+from .sums import BLOCK_BYTES, SUM_BYTES, block_bytes, block_count, digest, zeros_sum
 from .threads import Worker
 from .wire import Wire
 
@@ -49,6 +49,7 @@ async def receive_blocks(
     moved: Moved = ignore,
     limiter: Limiter | None = None,
     in_order: bool = True,
+    summed: bool = True,
 ) -> End:
     """Take blocks up to the sender's `End`; on return all of them are written, or in `target.damaged`.
 
@@ -56,6 +57,7 @@ async def receive_blocks(
         first: with which block it must begin.
         unpack: for compressed blocks; None: there must be none.
         in_order: each block must be the next one; off: they are sent once more, in any order.
+        summed: there must be checksums; off: there must be none.
 
     Raises:
         FileError: the sender stopped, or what it sends makes no sense.
@@ -69,6 +71,7 @@ async def receive_blocks(
         message = await wire.expect(Block, Hole, End)
         if isinstance(message, End):
             await worker.flush()
+            _check_sum(message.digest, summed=summed)
             if in_order and due != block_count(message.size):
                 raise FileError("protocol", f"the file ends after {due} blocks of {block_count(message.size)}")
             if message.digest and message.digest != digest(announced, message.size):
@@ -84,6 +87,7 @@ async def receive_blocks(
             moved(min(due * BLOCK_BYTES, target.size) - message.index * BLOCK_BYTES)
             continue
         _check_block(message, target.size)
+        _check_sum(message.sum, summed=summed)
         await limiter.spend(message.packed or message.nbytes)
         parts = await wire.block(message.packed or message.nbytes)
         await worker.submit(functools.partial(_write, target, message, parts, unpack))
@@ -114,6 +118,12 @@ def _check_block(block: Block, size: int) -> None:
 def _hole_sums(hole: Hole, size: int) -> bytes:
     last = zeros_sum(block_bytes(hole.index + hole.count - 1, size))
     return zeros_sum(BLOCK_BYTES) * (hole.count - 1) + last
+
+
+def _check_sum(sum_: bytes, *, summed: bool) -> None:
+    """Whoever agreed on checksums is not talked out of them by a peer that leaves them away."""
+    if len(sum_) != (SUM_BYTES if summed else 0):
+        raise FileError("protocol", f"a checksum of {len(sum_)} bytes, where {SUM_BYTES if summed else 0} were agreed on")
 
 
 def _check_hole(hole: Hole, size: int) -> None:

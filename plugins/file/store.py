@@ -25,7 +25,7 @@ from .errors import FileError, in_words
 from .listing import entries_below, entry_of
 from .messages import SMALL_BYTES_MAX, Directory, Entry, Failed, Policy, Put, PutSmall, SmallFile, Stored
 from .names import STATE_DIRECTORY, BadPathError, NameRules, shown
-from .partial import PART_SUFFIX, SUMS_SUFFIX, Partial, fsync_directory
+from .partial import PART_SUFFIX, SUMS_SUFFIX, Partial, fsync_directory, is_named
 from .source import Source
 from .usage import Reservation, Usage
 
@@ -261,7 +261,7 @@ class Store:
             return 0
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_mtime > oldest:
+            if os.fstat(fd).st_mtime > oldest or not is_named(fd, self._state, name):
                 return 0
             self._forget(name)
             self._forget(name[: -len(PART_SUFFIX)] + SUMS_SUFFIX)

@@ -408,7 +408,14 @@ class FileClient:
             if head.first:
                 moved(head.first * sums.BLOCK_BYTES)
             end = await receive_blocks(
-                wire, target, self._worker, first=head.first, unpack=unpacker(), moved=moved, limiter=self._limiter
+                wire,
+                target,
+                self._worker,
+                first=head.first,
+                unpack=unpacker(),
+                moved=moved,
+                limiter=self._limiter,
+                summed=self._summed,
             )
             for _ in range(ROUNDS_MAX):
                 if not (damaged := target.take_damaged()):

@@ -84,6 +84,7 @@ class Partial:
         self._fd = -1
         self._sums_fd = -1
         self._sums = bytearray()
+        self._stream_bytes = 0 if size < 0 else None  # how long it is by now, where nobody knew before
         self.held = 0
         self.note = ""
         self.damaged: list[int] = []
@@ -177,6 +178,10 @@ class Partial:
             self.note = "the file is another one than that of which a part had come: starting over"
             os.close(fd)
             return False
+        if not self._is_sound():
+            self.note = "the disk failed on what had come: starting over"
+            os.close(fd)
+            return False
         self._sums_fd = fd
         known = os.pread(fd, block_count(size) * SUM_BYTES, _HEADER_BYTES)
         self.held = self._count_held(known, compare=booted != boot())
@@ -184,6 +189,15 @@ class Partial:
         os.ftruncate(self._fd, min(self.held * BLOCK_BYTES, size))  # what lies behind is of no known block
         os.ftruncate(fd, _HEADER_BYTES + self.held * SUM_BYTES)
         os.pwrite(fd, self._header(), 0)
+        return True
+
+    def _is_sound(self) -> bool:
+        """Whether what an earlier attempt wrote has reached the disk, or will: no error is waiting to be told."""
+        try:
+            if self._durable:
+                os.fsync(self._fd)
+        except OSError:
+            return False
         return True
 
     def _count_held(self, known: bytes, *, compare: bool) -> int:
@@ -215,6 +229,8 @@ class Partial:
 
     def write(self, index: int, parts: Sequence[bytes], sum_: bytes) -> None:
         """Verify and write a block; with the wrong sum it is noted in `damaged` and not written."""
+        if self._stream_bytes is not None:
+            self._stream_bytes = _stream_end(self._stream_bytes, index * BLOCK_BYTES, sum(map(len, parts)))
         if sum_ and sums.block_sum(parts) != sum_:
             self.damaged.append(index)
             return
@@ -247,8 +263,17 @@ class Partial:
         if self.size not in (-1, size):
             raise FileError("protocol", f"{size} bytes were sent of a file of {self.size}")
         self.size = size
-        if summed and len(self._sums) != block_count(size) * SUM_BYTES:
-            raise FileError("protocol", "blocks are missing at the end")
+        if self._stream_bytes not in (None, size):
+            raise FileError("protocol", f"{self._stream_bytes} bytes came, the sender says {size}")
+        if summed and (len(self._sums) != block_count(size) * SUM_BYTES or self._lacks_blocks()):
+            raise FileError("protocol", "blocks are missing")
+
+    def _lacks_blocks(self) -> bool:
+        """Whether there is a block without a sum: it came damaged, and was not sent again."""
+        at = self._sums.find(UNKNOWN)
+        while at >= 0 and at % SUM_BYTES:
+            at = self._sums.find(UNKNOWN, at + 1)
+        return at >= 0
 
     @property
     def digest(self) -> bytes:
@@ -262,7 +287,8 @@ class Partial:
 
         Raises:
             FileExistsError: the name is taken, and the policy is to refuse.
-            OSError: it is not, or not surely, on disk; nothing is under its name.
+            OSError: it is not, or not surely, on disk; under its name is what was there before, or with `replace`
+            perhaps the new file, whole.
         """
         os.ftruncate(self._fd, self.size)
         os.fchmod(self._fd, mode & 0o777)
@@ -271,7 +297,7 @@ class Partial:
             self._sync()
         final = self._rename(directory, name, policy)
         if self._durable:
-            fsync_directory(directory)
+            self._sync_name(directory, final, policy)
         self._forget_sums()
         self._close()
         return final
@@ -281,6 +307,16 @@ class Partial:
             os.fsync(self._fd)
         except OSError:
             self.discard()  # after a failed fsync nobody knows what is on disk: it must not be resumed
+            raise
+
+    def _sync_name(self, directory: int, name: bytes, policy: Policy) -> None:
+        """What cannot be promised is taken back; but not where it replaced something, which would leave nothing."""
+        try:
+            fsync_directory(directory)
+        except OSError:
+            if policy != "replace":
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=directory)
             raise
 
     def _rename(self, directory: int, name: bytes, policy: Policy) -> bytes:
@@ -361,6 +397,15 @@ def is_named(fd: int, directory: int, name: bytes) -> bool:
         return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _stream_end(end: int, offset: int, nbytes: int) -> int:
+    """How long a stream is with this block, which comes behind all others or once more."""
+    if offset == end:
+        return end + nbytes
+    if offset < end and nbytes == min(BLOCK_BYTES, end - offset):
+        return end
+    raise FileError("protocol", f"a block of {nbytes} bytes at {offset} does not fit a stream of {end} bytes so far")
 
 
 def numbered(name: bytes, number: int) -> bytes:

@@ -123,7 +123,9 @@ def _hole_sums(hole: Hole, size: int) -> bytes:
 def _check_sum(sum_: bytes, *, summed: bool) -> None:
     """Whoever agreed on checksums is not talked out of them by a peer that leaves them away."""
     if len(sum_) != (SUM_BYTES if summed else 0):
-        raise FileError("protocol", f"a checksum of {len(sum_)} bytes, where {SUM_BYTES if summed else 0} were agreed on")
+        raise FileError(
+            "protocol", f"a checksum of {len(sum_)} bytes, where {SUM_BYTES if summed else 0} were agreed on"
+        )
 
 
 def _check_hole(hole: Hole, size: int) -> None:

@@ -64,7 +64,7 @@ T = TypeVar("T")
 # Errors after which the two ends do not understand each other any more.
 _FATAL = {"protocol"}
 # What an upload is not kept for: its content was wrong, or nobody will want it.
-_WORTHLESS = {"changed", "digest", "quota"}
+_WORTHLESS = {"changed", "digest", "io", "quota"}
 
 
 class Session:
@@ -179,7 +179,9 @@ class Session:
             await self._refuse_rest(error)
             return
         except OSError as error:
-            await self._refuse_rest(in_words(message.path, error))
+            failure = in_words(message.path, error)
+            keep = failure.kind not in _WORTHLESS
+            await self._refuse_rest(failure)
             return
         finally:
             self._worker.always(functools.partial(upload.end, keep=keep))
@@ -196,8 +198,8 @@ class Session:
         self._wire.send(Failed(error.kind, str(error)))
         while not self._stopped:
             match await self._wire.receive():
-                case Block() as block:
-                    await self._wire.block(block.packed or block.nbytes)
+                case Block() as block if (nbytes := block.packed or block.nbytes) <= sums.BLOCK_BYTES:
+                    await self._wire.block(nbytes)
                 case End() | Abandon() | None:
                     self._stopped = True
                 case Hole() | Start():
@@ -235,7 +237,14 @@ class Session:
         self._stopped = False
         try:
             end = await receive_blocks(
-                self._wire, upload, self._worker, first=first, unpack=self._unpack, moved=moved, in_order=in_order
+                self._wire,
+                upload,
+                self._worker,
+                first=first,
+                unpack=self._unpack,
+                moved=moved,
+                in_order=in_order,
+                summed=self._summed,
             )
         except Abandoned as error:
             self._stopped = True

@@ -170,8 +170,7 @@ class Store:
         with _told(put.path):
             self._check_place(parts, put.policy, parents=put.parents)
             replaced = self._replaced(parts, put.policy)
-            if put.size > self._file_bytes_max:
-                raise FileError("quota", f"{shown(put.path)}: {put.size} bytes, the limit is {self._file_bytes_max}")
+            self.check_size(put.path, put.size)
             reservation = self.usage.reserve(max(0, put.size), replaced, self.root.fd)
             try:
                 name = xxh3_128(b"/".join(parts)).hexdigest().encode()
@@ -188,7 +187,9 @@ class Store:
     def put_small(self, put: PutSmall) -> list[Stored | Failed]:
         """Store small files; what goes wrong with one is its own matter."""
         with _Batch(self, put) as batch:
-            return [batch.store(file) for file in put.files]
+            for file in put.files:
+                batch.store(file)
+        return batch.outcomes
 
     def _new(self, path: bytes) -> list[bytes]:
         """The parts of a path under which something will be made."""
@@ -207,6 +208,11 @@ class Store:
     def check_policy(self, path: bytes, policy: Policy) -> None:
         if policy == "replace" and not self.overwrite:
             raise FileError("denied", f"{shown(path)}: this server replaces nothing (overwrite=1 would let it)")
+
+    def check_size(self, path: bytes, nbytes: int) -> None:
+        if nbytes > self._file_bytes_max:
+            text = f"{shown(path)}: {nbytes} bytes, the limit is {self._file_bytes_max} (file_bytes_max)"
+            raise FileError("quota", text)
 
     def _check_place(self, parts: list[bytes], policy: Policy, *, parents: bool) -> None:
         """Say what will fail at the end before the bytes are sent."""
@@ -305,8 +311,7 @@ class Upload:
 
     def _grow(self, size: int) -> None:
         """The length of a stream is only known as it comes."""
-        if size > self._store._file_bytes_max:
-            raise FileError("quota", f"more than {self._store._file_bytes_max} bytes, the limit for one file")
+        self._store.check_size(self._put.path, size)
         self._reservation.grow(size)
 
     def commit(self) -> Stored:
@@ -337,6 +342,8 @@ class _Batch:
         self._put = put
         self._directory = -1
         self._parents: list[bytes] | None = None
+        self._synced = 0
+        self.outcomes: list[Stored | Failed] = []
 
     def __enter__(self) -> _Batch:
         return self
@@ -345,14 +352,19 @@ class _Batch:
         self._leave()
 
     def _leave(self) -> None:
-        """Done with a directory: its names are on disk before anybody is told."""
+        """Done with a directory: its names are on disk before anybody is told, or nobody is told that they are."""
         if self._directory >= 0:
             try:
                 if self._store._durable:
                     fsync_directory(self._directory)
+            except OSError as error:
+                for at in range(self._synced, len(self.outcomes)):
+                    if isinstance(self.outcomes[at], Stored):
+                        self.outcomes[at] = failed(self._put.files[at].path, error)
             finally:
                 os.close(self._directory)
                 self._directory = -1
+        self._synced = len(self.outcomes)
 
     def _enter(self, parents: list[bytes]) -> int:
         if parents != self._parents or self._directory < 0:
@@ -367,7 +379,11 @@ class _Batch:
                 self._directory = self._store.root.open_directory(parents)
         return self._directory
 
-    def store(self, file: SmallFile) -> Stored | Failed:
+    def store(self, file: SmallFile) -> None:
+        """Store one file, and note what became of it."""
+        self.outcomes.append(self._store_one(file))
+
+    def _store_one(self, file: SmallFile) -> Stored | Failed:
         store, policy = self._store, self._put.policy
         try:
             parts = store._new(file.path)
@@ -376,6 +392,7 @@ class _Batch:
                 raise FileError("directory", "a file needs a name: the path given is the root itself")
             if sums.block_sum([file.data]) != file.sum:
                 raise FileError("digest", f"{shown(file.path)}: it came damaged: repeat")
+            store.check_size(file.path, len(file.data))
             reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy), store.root.fd)
             try:
                 name = self._write(file, parts)

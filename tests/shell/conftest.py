@@ -35,8 +35,12 @@ Serve = Callable[..., ServerProcess]
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     place = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KERNEL_")}
-    return kept | {"XDG_CONFIG_HOME": str(place), "XDG_RUNTIME_DIR": str(place), "KEPT_FROM_COMMANDS": "secret"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KERNEL_", "LC_", "LANG", "TZ", "COLORTERM", "NO_COLOR"))
+    }
+    return kept | {"XDG_CONFIG_HOME": str(place), "XDG_RUNTIME_DIR": str(place), "LANG": "C.UTF-8"}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,6 @@ def run(environ: dict[str, str]) -> Run:
             timeout=PATIENCE_SECONDS,
             env=environ | variables,
         )
-        return Ran(done.returncode, done.stdout, done.stderr.decode())
+        return Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
     return run

@@ -34,7 +34,7 @@ async def tree(client: Client, mark: str, script: str = TREE, **request: object)
     """A command whose whole tree is there."""
     command = await Collected(["sh", "-c", script], mark=mark, **request).open(client)  # type: ignore[arg-type]
     await command.wrote.wait()
-    await until(lambda: len(marked(mark)) >= PROCESSES)
+    await until(lambda: len(marked(mark)) >= PROCESSES or command.remote.ended.done())
     return command
 
 

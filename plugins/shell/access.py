@@ -71,8 +71,10 @@ class Access:
 
     def __init__(self, options: ShellOptions) -> None:
         self._options = options
-        everybody = Grant(options.allow, options.free, options.pty)
-        self._grants = [("*", _Rule(everybody)), *((name, _Rule(grant)) for name, grant in options.principals.items())]
+        self._everybody = _Rule(Grant(options.allow, options.free, options.pty))
+        # Whoever has not said who he is (a dialect's client) gets more only where `anonymous` is named.
+        self._anyone = _Rule(Grant(options.allow))
+        self._grants = [(name, _Rule(grant)) for name, grant in options.principals.items()]
         self._account = Account.find(options.user)
         self._limits = {
             "RLIMIT_CORE": 0,
@@ -87,18 +89,21 @@ class Access:
     def runs_as_root(self) -> bool:
         return self._account.uid == 0
 
-    def job(self, principal: Principal, request: Request) -> Job:
+    def job(self, principal: Principal, request: Request, *, changes_directory: bool = False) -> Job:
         """What to run for a principal.
 
         Raises:
             Denied: it may not.
         """
         rules = list(self._rules(principal))
-        free = any(rule.grant.free for rule in rules)
+        free = self.is_free(principal)
         if request.terminal is not None and not any(rule.grant.pty for rule in rules):
             raise Denied(f"{principal} may not open a terminal here")
         account = next((rule.account for rule in reversed(rules) if rule.account is not None), self._account)
-        argv, shell = self._argv(principal, request, rules, account)
+        if changes_directory:
+            argv, shell = request.argv, False
+        else:
+            argv, shell = self._argv(principal, request, rules, account)
         cwd, within = self._cwd(request, account, free=free or shell)
         options = self._options
         return Job(
@@ -115,6 +120,10 @@ class Access:
             grace_seconds=options.grace_seconds,
         )
 
+    def is_free(self, principal: Principal) -> bool:
+        """Whether it may run anything."""
+        return any(rule.grant.free for rule in self._rules(principal))
+
     def seconds(self, request: Request) -> float:
         """How long it may run."""
         options = self._options
@@ -123,7 +132,12 @@ class Access:
 
     def _rules(self, principal: Principal) -> Iterator[_Rule]:
         name = str(principal)
-        return (rule for pattern, rule in self._grants if fnmatchcase(name, pattern))
+        if principal.mechanism == "none":
+            yield self._anyone
+            yield from (rule for pattern, rule in self._grants if name == pattern)
+        else:
+            yield self._everybody
+            yield from (rule for pattern, rule in self._grants if fnmatchcase(name, pattern))
 
     def _argv(
         self, principal: Principal, request: Request, rules: list[_Rule], account: Account

@@ -120,6 +120,7 @@ class ShellOptions:
     replay_bytes: Annotated[int, Meta(ge=0, le=16 * MIB, description="of a terminal's output, kept for its return")] = (
         256 * KIB
     )
+    dialects_for_anyone: Annotated[bool, Meta(description="listeners with dialect= need not know their peers")] = False
     record_dir: Annotated[str, Meta(description="where terminals are recorded; empty: they are not")] = ""
     cgroup: Annotated[
         Literal["auto", "off"], Meta(description="auto: each command has a control group where we may")

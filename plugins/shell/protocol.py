@@ -233,12 +233,16 @@ def _pack(kind: Kind, fields: dict[str, Any]) -> bytes:
 
 def _unpack(message: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(message[1:])
+        fields = json.loads(message[1:], parse_constant=_no_number)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise ProtocolError("what follows the kind of this message is not a JSON object")
     return fields
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _typed(given: Any, **fields: tuple[Any, Any]) -> list[Any]:

@@ -12,17 +12,17 @@ import os
 import shlex
 import sys
 
-from kernel.api import ChannelHandler, Needs, Service, ServiceContext
+from kernel.api import ChannelHandler, Needs, Peer, Service, ServiceContext
 from kernel.channel import Channel
 from kernel.errors import Code, StartError
 
-from . import audit
+from . import audit, dialects
 from .access import Access, Denied
 from .options import ShellOptions
 from .process import Keeper
 from .protocol import ProtocolError, Request
 from .recorder import Recorder
-from .session import Session
+from .session import Session, Watcher
 
 log = logging.getLogger("kernel.service.shell")
 
@@ -44,6 +44,7 @@ class Shell(Service):
         self.keeper = Keeper()
         self._sessions: dict[str, Session] = {}
         self._idle = asyncio.Event()
+        self.dialects = dialects.offered(authenticated=not options.dialects_for_anyone)
 
     async def start(self) -> None:
         if not sys.platform.startswith("linux"):
@@ -56,6 +57,8 @@ class Shell(Service):
             )
         if self.access.runs_as_root:
             log.warning("the service shell runs commands as root: user=NAME would change that")
+        if options.dialects_for_anyone:
+            log.warning("the dialects of the service shell ask nobody who he is (dialects_for_anyone)")
         if options.record_dir and not os.access(options.record_dir, os.W_OK | os.X_OK):
             raise StartError(f"the service shell: record_dir={options.record_dir} is no directory that we can write to")
         self.keeper.start()
@@ -76,21 +79,24 @@ class Shell(Service):
     def handler(self) -> ChannelHandler:
         return Conversation(self)
 
-    def open(self, channel: Channel, request: Request) -> Session:
+    def open(self, watcher: Watcher, peer: Peer, request: Request, *, changes_directory: bool = False) -> Session:
         """Run what a request asks for, or join it with what runs.
+
+        Args:
+            changes_directory: it is no command of the peer's, but the step that `cd` is in a dialect.
 
         Raises:
             Denied: it may not be.
         """
         if request.attach:
-            return self._attach(channel, request)
+            return self._attach(watcher, peer, request)
         assert self.access is not None
         options = self._options
         if len(self._sessions) >= options.commands_max:
             raise Denied(f"{len(self._sessions)} commands run here already (commands_max): try again later")
-        job = self.access.job(channel.peer.principal, request)
+        job = self.access.job(peer.principal, request, changes_directory=changes_directory)
         account = job.user["name"] if job.user else ""
-        entry = audit.Entry(channel.peer, job.argv, job.cwd, account, request.terminal is not None)
+        entry = audit.Entry(peer, job.argv, job.cwd, account, request.terminal is not None)
         session = Session(
             self.keeper,
             job,
@@ -105,19 +111,19 @@ class Shell(Service):
         self._sessions[session.id] = session
         try:
             if job.terminal is not None and options.record_dir:
-                title, who = shlex.join(job.argv), str(channel.peer.principal)
+                title, who = shlex.join(job.argv), str(peer.principal)
                 entry.recorder = Recorder(options.record_dir, who, session.id, job.terminal, title)
-            session.start(channel)
+            session.start(watcher)
         except OSError as error:
             del self._sessions[session.id]
             raise Denied(f"no command can be started: {error.strerror}") from error
         return session
 
-    def _attach(self, channel: Channel, request: Request) -> Session:
+    def _attach(self, watcher: Watcher, peer: Peer, request: Request) -> Session:
         session = self._sessions.get(request.attach)
-        if session is None or session.entry.peer.principal != channel.peer.principal:
+        if session is None or session.entry.peer.principal != peer.principal:
             raise Denied("there is no such session, or it has ended")
-        session.attach(channel, request)
+        session.attach(watcher, request)
         return session
 
     def _ended(self, session: Session) -> None:
@@ -128,13 +134,20 @@ class Shell(Service):
 class Conversation(ChannelHandler):
     """One channel: its first message is the request, the others go to the session."""
 
-    __slots__ = ("_service", "_session")
-
     def __init__(self, service: Shell) -> None:
         self._service = service
         self._session: Session | None = None
+        self._dialogue: dialects.Dialogue | None = None
+
+    def opened(self, channel: Channel) -> None:
+        if channel.dialect:
+            self._dialogue = dialects.Dialogue(self._service)
+            self._dialogue.opened(channel)
 
     def on_message(self, channel: Channel, message: bytes) -> None:
+        if self._dialogue is not None:
+            self._dialogue.on_message(channel, message)
+            return
         try:
             if self._session is None:
                 self._begin(channel, Request.decode(message))
@@ -145,7 +158,7 @@ class Conversation(ChannelHandler):
 
     def _begin(self, channel: Channel, request: Request) -> None:
         try:
-            self._session = self._service.open(channel, request)
+            self._session = self._service.open(channel, channel.peer, request)
         except Denied as denied:
             audit.refused(channel.peer, request.argv, request.cwd, str(denied))
             channel.reset(Code.FORBIDDEN, str(denied))
@@ -158,5 +171,7 @@ class Conversation(ChannelHandler):
             self._session.writable()
 
     def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        if self._dialogue is not None:
+            self._dialogue.on_closed(channel, code, reason)
         if self._session is not None:
             self._session.left(channel, code)

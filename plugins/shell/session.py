@@ -15,9 +15,8 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from kernel.channel import Channel
 from kernel.errors import ChannelClosed, Code
 
 from .process import STDERR, STDOUT, Job, Process, explain
@@ -39,6 +38,23 @@ if TYPE_CHECKING:
     from .audit import Entry
     from .process import Keeper
     from .recorder import Recorder
+
+
+class Watcher(Protocol):
+    """Who watches a session: a channel, or what answers in a dialect."""
+
+    @property
+    def code(self) -> Code | None: ...
+
+    @property
+    def full(self) -> bool: ...
+
+    def send(self, message: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+    def reset(self, code: Code, reason: str = "") -> None: ...
+
 
 _KINDS = {STDOUT: STDOUT_KIND, STDERR: STDERR_KIND}
 _UNWATCHED_BYTES = 64 * 1024
@@ -74,7 +90,7 @@ class Session:
         self._replay = Replay(replay_bytes if self._detach_seconds else 0)
         self._on_ended = on_ended
         self._process = Process(keeper, job, self)
-        self._channel: Channel | None = None
+        self._channel: Watcher | None = None
         self._room = {STDOUT: 0, STDERR: 0}
         self._input_room = WINDOW_BYTES
         self._input_bytes = 0
@@ -84,7 +100,7 @@ class Session:
         self._timers: list[asyncio.TimerHandle] = []
         self._vigil: asyncio.TimerHandle | None = None
 
-    def start(self, channel: Channel) -> None:
+    def start(self, channel: Watcher) -> None:
         """Run it, watched by this channel.
 
         Raises:
@@ -96,7 +112,7 @@ class Session:
 
     # --- the client --------------------------------------------------------------------------------------------------
 
-    def attach(self, channel: Channel, request: Request) -> None:
+    def attach(self, channel: Watcher, request: Request) -> None:
         """A client is back, or another one takes over."""
         if self._channel is not None:
             self._channel.reset(Code.CANCELLED, "the session was attached from elsewhere")
@@ -115,7 +131,7 @@ class Session:
             self._process.signal(signal.SIGWINCH)  # whatever has a screen draws it again
         self._process.resume()
 
-    def _watch(self, channel: Channel, window_bytes: int) -> None:
+    def _watch(self, channel: Watcher, window_bytes: int) -> None:
         self._channel = channel
         self._room = {STDOUT: window_bytes, STDERR: window_bytes}
 
@@ -176,7 +192,7 @@ class Session:
         self.left(channel, Code.LOST)
         channel.close()
 
-    def left(self, channel: Channel, code: Code) -> None:
+    def left(self, channel: Watcher, code: Code) -> None:
         """The channel is over. Whoever said goodbye, or took too much, ends the command; who was lost may come back."""
         if channel is not self._channel:
             return  # another one watches now, or the command has ended

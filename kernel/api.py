@@ -1,4 +1,4 @@
-"""What the kernel and its plugins promise each other. Read this file and you can write a plugin.
+"""What the kernel and its plugins promise each other. Read this file and you can write a transport or a service.
 
     transport --Connection--> kernel --Channel--> service
               <--Receiver----        <--Service--
@@ -6,6 +6,10 @@
 A *transport* makes connections: it binds or dials, and moves bytes (a stream) or whole messages (datagrams). A
 *service* talks with one peer over a channel: it gets and sends messages, and never learns which transport carries them.
 The kernel in between cuts streams into messages, keeps limits, identity, flow control and shutdown.
+
+A *layer* is a transport around another one. A *framing*, how a stream is cut into messages, has its own interface in
+`kernel.framing.entry`. `kernel plugins new NAME --kind ...` writes one of each to start from, and `kernel plugins check
+NAME` tells whether it keeps what is promised here (`kernel.testing`).
 
 Rules that hold for every method here:
 
@@ -277,6 +281,10 @@ class Transport(ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What connections of this endpoint give, known before anything is bound."""
+
+    def hint(self) -> str:
+        """What `kernel serve` prints under the endpoint in place of commands that talk to it; empty: the commands."""
+        return ""
 
     @abstractmethod
     async def listen(self, accept: Acceptor) -> Listener:

@@ -15,6 +15,7 @@ yet read, is at most `buffer_bytes`; the rest is pending with who wrote it. The 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import weakref
 from collections import deque
@@ -337,7 +338,7 @@ class SimOptions(Weather):
 
 
 class Sim(Transport):
-    """`sim://name`."""
+    """`sim://name`: a simulated network inside one process."""
 
     name = "sim"
     example = "sim://{unique}"
@@ -348,6 +349,12 @@ class Sim(Transport):
             check_stream(self._weather, str(self.endpoint))
             return Capabilities(local_only=True)
         return datagram_capabilities(self._udp_options, self.limits, local_only=True)
+
+    def hint(self) -> str:
+        names = [field.name for field in dataclasses.fields(Weather)]
+        weather = {name: value for name, value in self.endpoint.options.items() if name in names}
+        real = Endpoint("tcp" if self._is_stream else "udp", "127.0.0.1:0", weather, ("chaos",))
+        return f"only this process can dial it; the same weather around a real port: --listen '{real}'"
 
     async def listen(self, accept: Acceptor) -> Listener:
         name, net = self.endpoint.address, network()

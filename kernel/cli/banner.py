@@ -28,7 +28,11 @@ def banner(server: Server, registry: Registry) -> str:
 
 
 def commands(endpoint: Endpoint, wiring: Wiring, services: list[str], registry: Registry) -> Iterator[str]:
-    """The commands with which to talk to one endpoint."""
+    """The commands with which to talk to one endpoint, or what its transport has to say in their place."""
+    hint = wiring.transport.hint()
+    if hint:
+        yield hint
+        return
     if wiring.framing.partition("/")[0] in _TYPEABLE:
         yield from _netcat(endpoint)
         return

@@ -44,6 +44,9 @@ _FLOOD_BYTES = 4 * 1024 * KIB
 _FLOOD_MESSAGES = 20_000
 # Small, so that a slow reader is felt soon.
 _LIMITS = Limits(channel_credit_bytes=64 * KIB, write_buffer_bytes_max=1024 * KIB)
+_ANYTHING = (b"hello", b"x" * 1000)
+# By these a channel ends when the service has failed.
+_FAILURES = (Code.INTERNAL, Code.LOST)
 _NONSENSE = (b"", b"\x00", b"\xff" * 100, b"{", b"[]", b'{"a":', b"-1", b"..\x00/..", b"\n" * 50, b"x" * 200 * KIB)
 
 _unique = itertools.count()
@@ -58,7 +61,8 @@ class ServiceSuite(Suite):
         options: the options of a class, as they would stand behind the `?`.
         endpoint: where to serve it, `{directory}` and `{unique}` as for transports; empty: on the simulated network,
             or on a UNIX socket where peers must prove who they are.
-        messages: what a peer says, all at once; also what it floods the service with.
+        messages: what a peer says, all at once, and what it floods the service with. Without them it says things of
+            no meaning, and the service may refuse them.
         keys: with which peers prove who they are, where the endpoint does not have another way.
         evicts_slow_readers: a peer that reads slowly is meant to lose its channel (a chat room goes on without it).
     """
@@ -66,7 +70,7 @@ class ServiceSuite(Suite):
     service: ClassVar[type[Service] | str] = ""
     options: ClassVar[str] = ""
     endpoint: ClassVar[str] = ""
-    messages: ClassVar[Sequence[bytes]] = (b"hello", b"x" * 1000)
+    messages: ClassVar[Sequence[bytes]] = ()
     keys: ClassVar[Keyring | None] = None
     evicts_slow_readers: ClassVar[bool] = False
     patience_seconds: ClassVar[float] = 20.0
@@ -76,10 +80,13 @@ class ServiceSuite(Suite):
     async def talk(self, channel: Channel) -> None:
         """One whole conversation as it should be, from the peer's side; raise when it is not."""
         with contextlib.suppress(ChannelClosed):  # it may end the channel before it has heard all
-            channel.send_many(list(self.messages))
+            channel.send_many(self.said)
         channel.finish()
-        async for _ in channel:
-            pass
+        try:
+            await _read_all(channel)
+        except ChannelClosed as closed:
+            if self.messages or closed.code in _FAILURES:
+                raise
 
     # --- for the checks --------------------------------------------------------------------------------------------
 
@@ -94,6 +101,11 @@ class ServiceSuite(Suite):
         text = self.service if isinstance(self.service, str) else f"{self.service.name}?{self.options}".rstrip("?")
         require(text, "the suite has no service: set `service`")
         return text
+
+    @property
+    def said(self) -> list[bytes]:
+        """What a peer says, with a meaning or without."""
+        return list(self.messages or _ANYTHING)
 
     @property
     def kind(self) -> type[Service]:
@@ -274,14 +286,14 @@ class ServiceSuite(Suite):
                 f"a peer that did not read was lost ({channel.reason}): `await channel.drain()` after each send, "
                 "or on_messages, would have held it back; set evicts_slow_readers where that is meant",
             )
-            channel.finish()
             with contextlib.suppress(ChannelClosed):
-                await self._within(_read_all(channel), f"the answers to {sent} messages, once they are read")
+                channel.finish()
+                await self._within(channel.receive(), f"an answer to {sent} messages, once it is read, or the end")
             client.abort()
 
     async def _flood(self, channel: Channel) -> int:
         """Send until nothing leaves any more, or enough was sent."""
-        batch = list(self.messages) * (1 + 500 // max(1, len(self.messages)))
+        batch = self.said * (1 + 500 // len(self.said))
         sent = sent_bytes = 0
         while sent < _FLOOD_MESSAGES and sent_bytes < _FLOOD_BYTES and channel.code is None:
             channel.send_many(batch)

@@ -410,3 +410,16 @@ def test_sockets_of_systemd_are_ours_when_they_are_for_this_process(
 ):
     environ = {name: str(os.getpid()) if value == "me" else value for name, value in variables.items()}
     assert supervision.inherited_endpoints(environ) == expected
+
+
+def test_a_simulated_network_is_shown_with_its_weather_around_a_real_port(
+    serve: Callable[..., ServerProcess], kernel: Callable[..., tuple[int, str, str]]
+):
+    server = serve("--plugin", "echo", "--listen", "sim://here?delay_seconds=1ms&seed=7")
+    assert "  sim://here?delay_seconds=1ms&seed=7\n      only this process can dial it; " in server.output
+    real = server.output.partition("--listen '")[2].partition("'")[0]
+    assert real == "chaos+tcp://127.0.0.1:0?delay_seconds=1ms&seed=7"
+
+    stormy = serve("--plugin", "echo", "--listen", real)
+    code, out, _ = kernel("echo", "-q", stormy.endpoints[0], "hello")
+    assert (code, out) == (0, "hello\n")

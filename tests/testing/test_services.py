@@ -37,3 +37,12 @@ class TestGenerate(ServiceSuite):
 
 class TestDelayedEcho(ServiceSuite):
     service = "echo?delay_seconds=1ms"
+
+
+class TestChat(ServiceSuite):
+    service = "chat?store={directory}/chat.db"
+    messages = (b'{"type":"hello","nick":"ada"}', b'{"type":"rooms"}')
+
+
+class TestFile(ServiceSuite):
+    service = "file?root={directory}"

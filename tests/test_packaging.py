@@ -91,10 +91,9 @@ def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     for kind in KINDS:
         place.kernel("plugins", "new", f"my-{kind}", "--kind", kind, "-q")
     sources = [place.directory / f"my-{kind}" for kind in KINDS]
-    examples = [  # setuptools builds in the source tree: in a copy of it
-        shutil.copytree(path, place.directory / path.name) for path in sorted((ROOT / "examples").iterdir())
-    ]
-    place.install(*build(place.directory / "wheels", *sources, *examples, from_the_page(place.directory)))
+    for source in (ROOT / "examples").glob("*/src"):  # in a copy: setuptools builds in the source tree
+        sources.append(shutil.copytree(source.parent, place.directory / source.parent.name))
+    place.install(*build(place.directory / "wheels", *sources, from_the_page(place.directory)))
     return place
 
 

@@ -91,8 +91,8 @@ def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     for kind in KINDS:
         place.kernel("plugins", "new", f"my-{kind}", "--kind", kind, "-q")
     sources = [place.directory / f"my-{kind}" for kind in KINDS]
-    for source in (ROOT / "examples").glob("*/src"):  # in a copy: setuptools builds in the source tree
-        sources.append(shutil.copytree(source.parent, place.directory / source.parent.name))
+    examples = [path.parent for path in (ROOT / "examples").glob("*/src")]
+    sources += [shutil.copytree(path, place.directory / path.name) for path in examples]  # setuptools builds in there
     place.install(*build(place.directory / "wheels", *sources, from_the_page(place.directory)))
     return place
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from distributions import install
 
+from kernel.cli import root
 from kernel.registry import Registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -19,4 +20,5 @@ def install_example(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     install(place, project["name"], project["version"], project["entry-points"], {})
     monkeypatch.syspath_prepend(EXAMPLES / name / "src")
     monkeypatch.syspath_prepend(place)
+    monkeypatch.setattr(root.root, "registry", Registry())  # a command line reads once what is installed
     return Registry()

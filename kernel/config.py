@@ -48,6 +48,7 @@ class Settings:
         ready_file: written once everything listens; empty: none.
         loop: the event loop; auto: uvloop where it is installed.
         log_level, log_format: see `kernel.logs`.
+        access_log: log each channel when it is over.
         strict_plugins: a broken plugin ends the start, in place of being left out.
         plugins_allowed, plugins_denied, plugins_pinned: see `kernel.registry.Policy`.
         secret_file, secret_fd: where the keys of `auth=hmac` are; see `kernel.credentials` for the other sources.
@@ -62,6 +63,7 @@ class Settings:
     loop: Loop = "auto"
     log_level: Level = "info"
     log_format: Format = "text"
+    access_log: bool = False
     strict_plugins: bool = False
     plugins_allowed: tuple[str, ...] = ()
     plugins_denied: tuple[str, ...] = ()

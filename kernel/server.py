@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from kernel import options
+from kernel import access, options
 from kernel.admission import Admission, Refusal, source_of
 from kernel.api import Connection, Listener, Peer, Service, ServiceContext
 from kernel.auth.level import NONE
@@ -62,6 +62,7 @@ class Server:
         policy: who may open which service; None: whoever has met his listener's level may open everything.
         allow_insecure_network: listeners may be open to the network without authentication or encryption.
         strict_plugins: a broken plugin fails the start; off: it is named in the log and left out, with what needs it.
+        access_log: log each channel when it is over (`kernel.access`).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Server:
         policy: AccessPolicy | None = None,
         allow_insecure_network: bool = False,
         strict_plugins: bool = True,
+        access_log: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self._plugins = list(plugins)
@@ -84,6 +86,7 @@ class Server:
         self._policy = policy or AccessPolicy()
         self._allow_insecure_network = allow_insecure_network
         self._strict_plugins = strict_plugins
+        self._access_log = access_log
         self._services: dict[str, _Hosted] = {}
         self._wirings: list[Wiring] = []
         self._listeners: list[Listener] = []
@@ -332,7 +335,9 @@ class Server:
     def open_requested(self, link: Link, stream: Stream) -> None:
         denial = self._denial(link, stream.service)
         if denial is None:
-            self._services[stream.service].open(link, stream)
+            channel = self._services[stream.service].open(link, stream)
+            if self._access_log:
+                access.record(channel)
             return
         link.refuse(stream, denial.code, denial.reason)
         told = _told_of(link, denial.code) | {"service": stream.service}
@@ -448,14 +453,14 @@ class _Hosted:
         except Exception:
             log.exception("the service '%s' failed to stop", self.name)
 
-    def open(self, link: Link, stream: Stream) -> None:
+    def open(self, link: Link, stream: Stream) -> Channel:
         pieces = not self.service.whole_messages
         if not self._serves:
-            link.accept(stream, self.service.handler(), pieces=pieces)
-            return
+            return link.accept(stream, self.service.handler(), pieces=pieces)
         channel = link.accept(stream, None, pieces=pieces)
         task = self.spawn(self._serve(channel))
         self.spawn(_cancel_when_over(channel, task))
+        return channel
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -54,6 +54,7 @@ log = logging.getLogger("kernel.serve")
 @click.option("--strict-plugins", is_flag=True, default=None, help="A broken plugin ends the start.")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="How much to log; info unless told.")
 @click.option("--log-format", type=click.Choice(logs.FORMATS), help="Text for people, json for programs.")
+@click.option("--access-log", is_flag=True, default=None, help="Log each channel when it is over: who, what, why.")
 @click.option("-v", "--verbose", is_flag=True, help="The same as --log-level debug.")
 @click.option("-q", "--quiet", is_flag=True, help="Log warnings only, and do not print the endpoints.")
 def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
@@ -82,6 +83,8 @@ def serve(config_file: str, verbose: bool, quiet: bool, **flags: Any) -> int:
 
     settings = load()
     logs.configure(settings.log_level, settings.log_format)
+    if settings.access_log:
+        logging.getLogger("kernel.access").setLevel(logging.INFO)  # also where -q wants nothing else
     return commands.run(_serve(settings, load, quiet), settings.loop)
 
 
@@ -101,6 +104,7 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         policy=AccessPolicy(settings.policy),
         allow_insecure_network=settings.allow_insecure_network,
         strict_plugins=settings.strict_plugins,
+        access_log=settings.access_log,
     )
     stopping = _watch_signals(lambda: _reload(load, server))
     try:

@@ -104,6 +104,7 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
         loop = "asyncio"
         log_level = "debug"
         log_format = "json"
+        access_log = true
         strict_plugins = true
         plugins_allowed = ["a"]
         plugins_denied = ["b"]

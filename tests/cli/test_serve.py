@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from server_process import TIMEOUT_SECONDS, ServerProcess
 
-from kernel import ChannelClosed, blocking, connect
+from kernel import ChannelClosed, Code, blocking, connect, dial
 from kernel.cli import supervision
 from kernel.errors import StartError
 
@@ -423,3 +423,33 @@ def test_a_simulated_network_is_shown_with_its_weather_around_a_real_port(
     stormy = serve("--plugin", "echo", "--listen", real)
     code, out, _ = kernel("echo", "-q", stormy.endpoints[0], "hello")
     assert (code, out) == (0, "hello\n")
+
+
+# --- the access log ------------------------------------------------------------------------------------------------
+
+
+async def test_the_access_log_has_a_record_for_each_channel(serve: Serve):
+    server = serve("--plugin", "shout", "--listen", TCP, "--access-log", "--log-level", "error", "--log-format", "json")
+    async with connect(server.endpoints[0], "shout") as channel:
+        channel.send(b"hello")
+        assert await channel.receive() == b"HELLO"
+    record = json.loads(server.log_until("a channel ended"))
+    assert (record["logger"], record["principal"], record["transport"]) == ("kernel.access", "anonymous", "tcp")
+    assert (record["service"], record["code"], record["reason"]) == ("shout", "ok", "")
+    assert record["peer"].startswith("127.0.0.1:")
+    assert record["seconds"] >= 0
+
+    async with dial(server.endpoints[0]) as client:
+        channel = await client.open("shout")
+        channel.reset(Code.CANCELLED, "no more of this")
+    record = json.loads(server.log_until("a channel ended"))
+    assert (record["code"], record["reason"]) == ("cancelled", "no more of this")
+
+
+async def test_without_being_asked_there_is_none(serve: Serve):
+    server = serve("--plugin", "shout", "--listen", TCP, "-v")
+    async with connect(server.endpoints[0], "shout") as channel:
+        channel.send(b"hello")
+        assert await channel.receive() == b"HELLO"
+    server.signal(signal.SIGTERM)
+    assert "a channel ended" not in server.finish()[1]

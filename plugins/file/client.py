@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +253,7 @@ class FileClient:
             FileError: it could not be stored; nothing is under its name.
             ChannelClosed: the connection ended; the same call continues what was begun.
         """
-        source = await self.do(open_local, local)
+        source = await self.do(open_local, os.fsencode(local))
         try:
             return await self._put(source, path, policy, resume=resume, parents=parents, moved=moved)
         finally:
@@ -438,18 +439,16 @@ class FileClient:
         return head, end
 
 
-def open_local(local: Path) -> Source:
+def open_local(local: bytes) -> Source:
     """A local file, to send."""
     try:
         fd = os.open(local, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise in_words(os.fsencode(local), error) from None
-    import stat
-
+        raise in_words(local, error) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileError("denied", f"{shown(os.fsencode(local))}: it is no regular file")
-    return Source(fd, os.fsencode(local))
+        raise FileError("denied", f"{shown(local)}: it is no regular file")
+    return Source(fd, local)
 
 
 def _stream_blocks(fd: int) -> Iterator[tuple[bytes, bytes]]:

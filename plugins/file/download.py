@@ -18,6 +18,7 @@ from .errors import FileError, in_words
 from .messages import Directory, End, Policy, SmallFile, Source
 from .names import NAME_BYTES_MAX, BadPathError, shown
 from .partial import SUMS_SUFFIX, Partial, left_behind
+from .small import SmallWriter
 from .sums import block_count
 
 
@@ -46,19 +47,19 @@ class Destination:
             directory = self.root.open_directory(parts[:-1])
         return Download(directory, parts[-1], path, self.policy, durable=self.durable)
 
-    def small(self, file: SmallFile, path: bytes) -> bytes:
+    def small_writer(self) -> SmallWriter:
+        """For a batch of small files."""
+        return SmallWriter(self.root, None, _hidden, make_directories=True, durable=self.durable)
+
+    def small(self, writer: SmallWriter, file: SmallFile, path: bytes) -> bytes:
         """Store a small file whole; returns the name it got."""
+        parts = split(path)
+        if not parts:
+            raise FileError("name", f"{shown(path)}: this is no name for a file")
         if sums.block_sum([file.data]) != file.sum:
             raise FileError("digest", f"{shown(path)}: it came damaged: repeat")
-        download = self.file(path)
-        try:
-            head = Source(len(file.data), file.mtime_ns, file.mode, b"", 0)
-            download.begin(head, resume=False)
-            if file.data:
-                download.write(0, [file.data], file.sum)
-            return download.commit(End(len(file.data), b""))
-        finally:
-            download.end(keep=False)
+        with _told(path):
+            return writer.store(parts, file.data, self.policy, file.mode, file.mtime_ns)
 
     def set_directory(self, directory: Directory) -> None:
         """Make it if it is missing, and give it its mode and time."""

@@ -12,7 +12,8 @@ from .messages import Directory, Failed, SmallFile
 from .names import shown
 from .progress import Progress
 from .sending import Moved, ignore
-from .sums import BLOCK_BYTES, digest
+from .small import SmallWriter
+from .sums import BLOCK_BYTES, small_digest
 from .transfer import Item, Mover, Skipped
 
 
@@ -70,20 +71,41 @@ class GetMover(Mover):
         return await files.do(self._store_all, items, got)
 
     def _store_all(self, items: list[Item], got: list[SmallFile | Failed]) -> list[Report | Failed]:
-        return [self._store(item, file) for item, file in zip(items, got, strict=True)]
+        """A batch; what went into a directory that could not be synced is not fetched."""
+        writer = self._destination.small_writer()
+        results: list[Report | Failed] = []
+        sure = 0
+        try:
+            for item, file in zip(items, got, strict=True):
+                if not writer.is_in(item.target.split(b"/")[:-1]):
+                    self._leave(writer, items, results, sure)
+                    sure = len(results)
+                results.append(self._store(writer, item, file))
+            self._leave(writer, items, results, sure)
+        finally:
+            writer.close()
+        return results
 
-    def _store(self, item: Item, file: SmallFile | Failed) -> Report | Failed:
+    def _leave(self, writer: SmallWriter, items: list[Item], results: list[Report | Failed], sure: int) -> None:
+        try:
+            writer.leave()
+        except OSError as error:
+            for at in range(sure, len(results)):
+                told = in_words(items[at].target, error)
+                results[at] = Failed(told.kind, str(told))
+
+    def _store(self, writer: SmallWriter, item: Item, file: SmallFile | Failed) -> Report | Failed:
         if isinstance(file, Failed):
             return file
         try:
-            name = self._destination.small(file, item.target)
+            name = self._destination.small(writer, file, item.target)
         except FileError as error:
             return Failed(error.kind, str(error))
         except OSError as error:
             told = in_words(item.target, error)
             return Failed(told.kind, str(told))
         path = b"/".join([*item.target.split(b"/")[:-1], name])
-        return Report(path, len(file.data), len(file.data), digest(file.sum, len(file.data)))
+        return Report(path, len(file.data), len(file.data), small_digest(file.sum, len(file.data)))
 
     async def directories(self, files: FileClient, directories: list[Directory]) -> None:
         for directory in directories:

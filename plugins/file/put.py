@@ -12,7 +12,7 @@ from .errors import FileError, in_words
 from .messages import SMALL_BYTES_MAX, Directory, Failed, Policy, SmallFile
 from .names import shown
 from .progress import Progress
-from .sums import digest
+from .sums import small_digest
 from .threads import Ahead
 from .transfer import Item, Mover, Skipped
 
@@ -105,7 +105,7 @@ class PutMover(Mover):
             outcome = next(stored)
             if isinstance(outcome, Failed):
                 results.append(outcome)
-            elif outcome.digest != digest(file.sum, len(file.data)):
+            elif outcome.digest != small_digest(file.sum, len(file.data)):
                 text = f"{shown(file.path)}: what the server has stored is not what was sent: repeat"
                 results.append(Failed("digest", text))
             else:
@@ -122,7 +122,7 @@ def _read_smalls(items: list[Item]) -> list[SmallFile | Failed]:
 
 def _read_small(item: Item) -> SmallFile | Failed:
     try:
-        source = open_local(Path(os.fsdecode(item.source)))
+        source = open_local(item.source)
         try:
             if source.size > SMALL_BYTES_MAX:
                 return Failed("large", "")

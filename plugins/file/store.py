@@ -25,7 +25,8 @@ from .errors import FileError, in_words
 from .listing import entries_below, entry_of
 from .messages import SMALL_BYTES_MAX, Directory, Entry, Failed, Policy, Put, PutSmall, SmallFile, Stored
 from .names import STATE_DIRECTORY, BadPathError, NameRules, shown
-from .partial import PART_SUFFIX, SUMS_SUFFIX, Partial, fsync_directory, is_named
+from .partial import PART_SUFFIX, SUMS_SUFFIX, Partial, is_named
+from .small import SmallWriter, state_name
 from .source import Source
 from .usage import Reservation, Usage
 
@@ -186,10 +187,7 @@ class Store:
 
     def put_small(self, put: PutSmall) -> list[Stored | Failed]:
         """Store small files; what goes wrong with one is its own matter."""
-        with _Batch(self, put) as batch:
-            for file in put.files:
-                batch.store(file)
-        return batch.outcomes
+        return _Batch(self, put).run()
 
     def _new(self, path: bytes) -> list[bytes]:
         """The parts of a path under which something will be made."""
@@ -335,53 +333,35 @@ class Upload:
 
 
 class _Batch:
-    """Small files that come in one message: written first, synced together, then given their names."""
+    """Small files that come in one message. What went into a directory that could not be synced is not stored."""
 
     def __init__(self, store: Store, put: PutSmall) -> None:
         self._store = store
         self._put = put
-        self._directory = -1
-        self._parents: list[bytes] | None = None
-        self._synced = 0
-        self.outcomes: list[Stored | Failed] = []
+        self._writer = SmallWriter(
+            store.root, store._state, state_name, make_directories=put.parents, durable=store._durable
+        )
+        self._outcomes: list[Stored | Failed] = []
+        self._unsure_from = 0
 
-    def __enter__(self) -> _Batch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
+    def run(self) -> list[Stored | Failed]:
+        try:
+            for file in self._put.files:
+                self._outcomes.append(self._store_one(file))
+            self._leave()
+        finally:
+            self._writer.close()
+        return self._outcomes
 
     def _leave(self) -> None:
-        """Done with a directory: its names are on disk before anybody is told, or nobody is told that they are."""
-        if self._directory >= 0:
-            try:
-                if self._store._durable:
-                    fsync_directory(self._directory)
-            except OSError as error:
-                for at in range(self._synced, len(self.outcomes)):
-                    if isinstance(self.outcomes[at], Stored):
-                        self.outcomes[at] = failed(self._put.files[at].path, error)
-            finally:
-                os.close(self._directory)
-                self._directory = -1
-        self._synced = len(self.outcomes)
-
-    def _enter(self, parents: list[bytes]) -> int:
-        if parents != self._parents or self._directory < 0:
-            self._leave()
-            self._parents = parents
-            try:
-                self._directory = self._store.root.open_directory(parents)
-            except FileNotFoundError:
-                if not self._put.parents:
-                    raise
-                self._store.root.make_directories(parents)
-                self._directory = self._store.root.open_directory(parents)
-        return self._directory
-
-    def store(self, file: SmallFile) -> None:
-        """Store one file, and note what became of it."""
-        self.outcomes.append(self._store_one(file))
+        """Done with a directory: its names are on disk before anybody is told."""
+        try:
+            self._writer.leave()
+        except OSError as error:
+            for at in range(self._unsure_from, len(self._outcomes)):
+                if isinstance(self._outcomes[at], Stored):
+                    self._outcomes[at] = failed(self._put.files[at].path, error)
+        self._unsure_from = len(self._outcomes)
 
     def _store_one(self, file: SmallFile) -> Stored | Failed:
         store, policy = self._store, self._put.policy
@@ -393,30 +373,19 @@ class _Batch:
             if sums.block_sum([file.data]) != file.sum:
                 raise FileError("digest", f"{shown(file.path)}: it came damaged: repeat")
             store.check_size(file.path, len(file.data))
-            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy), store.root.fd)
+            if not self._writer.is_in(parts[:-1]):
+                self._leave()
+            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy), None)
             try:
-                name = self._write(file, parts)
+                name = self._writer.store(parts, file.data, policy, file.mode, file.mtime_ns)
                 reservation.keep(len(file.data))
             finally:
                 reservation.release()
-            return Stored(b"/".join([*parts[:-1], name]), sums.digest(file.sum, len(file.data)))
+            return Stored(b"/".join([*parts[:-1], name]), sums.small_digest(file.sum, len(file.data)))
         except FileError as error:
             return Failed(error.kind, str(error))
         except OSError as error:
             return failed(file.path, error)
-
-    def _write(self, file: SmallFile, parts: list[bytes]) -> bytes:
-        store = self._store
-        directory = self._enter(parts[:-1])
-        key = b"small-" + xxh3_128(b"/".join(parts)).hexdigest().encode()
-        partial = Partial(store._state, key, len(file.data), file.mtime_ns, durable=store._durable)
-        try:
-            partial.begin(resume=False)
-            partial.write(0, [file.data], file.sum)
-            return partial.commit(directory, parts[-1], self._put.policy, file.mode, file.mtime_ns)
-        except BaseException:
-            partial.discard()
-            raise
 
 
 def _split(path: bytes) -> list[bytes]:

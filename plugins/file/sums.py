@@ -42,6 +42,11 @@ def digest(sums: bytes | bytearray | memoryview, size: int) -> bytes:
     return state.digest()
 
 
+def small_digest(sum_: bytes, size: int) -> bytes:
+    """The digest of a file of at most one block with that sum; an empty file has no block."""
+    return digest(sum_ if size else b"", size)
+
+
 def block_count(size: int) -> int:
     """How many blocks a file of so many bytes has."""
     return -(-size // BLOCK_BYTES)

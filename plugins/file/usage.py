@@ -45,16 +45,20 @@ class Usage:
                     self.nbytes += status.st_size
                     self.files += 1
 
-    def reserve(self, nbytes: int, replaced: os.stat_result | None, fd: int) -> Reservation:
+    def reserve(self, nbytes: int, replaced: os.stat_result | None, fd: int | None) -> Reservation:
         """Take room for a file before it comes.
 
+        Args:
+            fd: on the disk that is asked for room; None: writing will tell soon enough.
+
         Raises:
-            FileError: there is none, on the disk that `fd` is on, or within the quota.
+            FileError: there is none, on the disk or within the quota.
         """
-        disk = os.fstatvfs(fd)
-        free = disk.f_bavail * disk.f_frsize
-        if nbytes > free - _RESERVE_BYTES and nbytes:
-            raise FileError("full", f"{nbytes} bytes do not fit: {max(0, free)} are free on the server's disk")
+        if fd is not None and nbytes:
+            disk = os.fstatvfs(fd)
+            free = disk.f_bavail * disk.f_frsize
+            if nbytes > free - _RESERVE_BYTES:
+                raise FileError("full", f"{nbytes} bytes do not fit: {max(0, free)} are free on the server's disk")
         freed = replaced.st_size if replaced is not None else 0
         with self._lock:
             self._check(nbytes - freed, 0 if replaced is not None else 1)

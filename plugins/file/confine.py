@@ -23,7 +23,7 @@ _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _PARENT = _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _RESOLVE = 0x02 | 0x04 | 0x08  # no magic links, no symbolic links, beneath
 _OPENAT2 = 437  # the same on every architecture
-_UNAVAILABLE = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG}
+_PATH_BYTES_MAX = 4096
 
 OpenBelow = Callable[[int, Sequence[bytes], int, int], int]
 """(directory, parts, flags, mode) -> descriptor"""
@@ -115,7 +115,18 @@ def best_way() -> OpenBelow:
 
 
 def open_beneath(directory: int, parts: Sequence[bytes], flags: int, mode: int) -> int:
-    """One openat2."""
+    """One openat2, or a few, where the path is longer than the system takes at once."""
+    if sum(map(len, parts)) + len(parts) <= _PATH_BYTES_MAX:
+        return _openat2(directory, parts, flags, mode)
+    half = len(parts) // 2
+    fd = open_beneath(directory, parts[:half], _PARENT, 0)
+    try:
+        return open_beneath(fd, parts[half:], flags, mode)
+    finally:
+        os.close(fd)
+
+
+def _openat2(directory: int, parts: Sequence[bytes], flags: int, mode: int) -> int:
     import ctypes
 
     how = _open_how(flags, mode if flags & os.O_CREAT else 0)

@@ -12,6 +12,7 @@ from .messages import Entry, Kind
 from .names import STATE_DIRECTORY
 
 _BATCH_ENTRIES = 256
+_BATCH_NAME_BYTES = 64 * 1024
 
 
 def entry_of(name: bytes, status: os.stat_result) -> Entry:
@@ -43,6 +44,7 @@ def entries_below(root: Root, parts: list[bytes], *, recursive: bool) -> Iterato
     """
     waiting: list[list[bytes]] = [[]]
     batch: list[Entry] = []
+    name_bytes = 0
     while waiting:
         inside = waiting.pop()
         below: list[list[bytes]] = []
@@ -51,9 +53,10 @@ def entries_below(root: Root, parts: list[bytes], *, recursive: bool) -> Iterato
             batch.append(entry)
             if recursive and entry.kind == "directory":
                 below.append([*inside, name])
-            if len(batch) == _BATCH_ENTRIES:
+            name_bytes += len(entry.name)
+            if len(batch) == _BATCH_ENTRIES or name_bytes > _BATCH_NAME_BYTES:
                 yield batch
-                batch = []
+                batch, name_bytes = [], 0
         waiting += reversed(below)
     yield batch
 

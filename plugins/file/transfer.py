@@ -151,11 +151,12 @@ async def _units(
         if item.size > SMALL_BYTES_MAX:
             yield item
             continue
-        if len(batch) == _BATCH_FILES_MAX or batch_bytes + item.size > _BATCH_BYTES_MAX:
+        cost_bytes = item.size + len(item.source) + len(item.target)
+        if len(batch) == _BATCH_FILES_MAX or batch_bytes + cost_bytes > _BATCH_BYTES_MAX:
             yield batch
             batch, batch_bytes = [], 0
         batch.append(item)
-        batch_bytes += item.size
+        batch_bytes += cost_bytes
     if batch:
         yield batch
 

@@ -11,6 +11,7 @@ once in a million datagrams, which ends the loop of two echo servers that a forg
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
 from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 from .datagrams import DATAGRAM_BYTES_MAX, Datagrams, DatagramSocket, UdpConnection
 
+log = logging.getLogger("kernel.transports.udp")
+
 MESSAGE_BYTES_MAX = 1 * MIB
 RAW_DATAGRAMS_MAX = 1_000_000
 
@@ -44,6 +47,8 @@ _WINDOW_BYTES_MAX = 1 * MIB
 # On a real path a longer burst overruns the queues of routers, until there is congestion control.
 _WINDOW_BYTES_MAX_ON_A_PATH = 128 * KIB
 _SWEEP_SECONDS_MIN = 0.1
+# Strangers can cause these records, so there is at most one in so many seconds.
+_FOREIGN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class UdpListener(Listener):
         self._reply_factor = options.reply_factor_max if self._is_raw and not local_only else 0
         self.gate = DatagramGate(closed_max=peers_max)
         self._budget = ReassemblyBudget(limits.reassembly_bytes_max)
+        self._foreign_told = 0
+        self._foreign_quiet_until = float("-inf")
         self._sweeper: asyncio.TimerHandle | None = None
         self._paused = False
         self._closed = False
@@ -163,6 +170,19 @@ class UdpListener(Listener):
                 reply, _ = self.gate.admit(packet, source, now)  # the kernel turned it away: say so
             if reply is not None:
                 self._datagrams.send([reply], key[0], None)
+        if self.gate.counters.foreign > self._foreign_told and now >= self._foreign_quiet_until:
+            self._tell_foreign(key[0], packets[-1], now)
+
+    def _tell_foreign(self, source: Address, packet: bytes, now: float) -> None:
+        count = self.gate.counters.foreign - self._foreign_told
+        self._foreign_told, self._foreign_quiet_until = self.gate.counters.foreign, now + _FOREIGN_SECONDS
+        told = {
+            "endpoint": str(self._endpoint),
+            "peer": format_host_port(*source[:2]),
+            "datagrams": count,
+            "reason": f"they do not begin as ours ({packet[:8].hex(' ')}): plain clients need ?framing=raw",
+        }
+        log.info("datagrams were not understood", extra=told)
 
     def _add(self, key: Hashable, source: Address, now: float) -> UdpConnection | None:
         if self._paused or self._closed:

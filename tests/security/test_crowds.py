@@ -27,6 +27,7 @@ import kernel
 KERNEL = Path(sys.executable).with_name("kernel")
 TCP = "tcp://127.0.0.1:0"
 PATIENT = ("handshake_seconds_max=1h", "first_byte_seconds_max=1h", "idle_seconds_max=1h", "ping_interval_seconds=1h")
+ENGINE = os.environ.get("KERNEL_FRAMING", "auto")
 Serve = Callable[..., ServerProcess]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
@@ -42,9 +43,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start a server with limits changed; it is ended with the test."""
     started: list[ServerProcess] = []
 
-    def start(*arguments: str, limits: tuple[str, ...] = (), engine: str = "auto") -> ServerProcess:
+    def start(*arguments: str, limits: tuple[str, ...] = (), engine: str = "") -> ServerProcess:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KERNEL_")}
-        environ = kept | {"XDG_CONFIG_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "KERNEL_FRAMING": engine}
+        environ = kept | {
+            "XDG_CONFIG_HOME": str(tmp_path),
+            "XDG_STATE_HOME": str(tmp_path),
+            "KERNEL_FRAMING": engine or ENGINE,
+        }
         changed = [word for limit in limits for word in ("--limit", limit)]
         command = ["--plugin", "echo", "--log-level", "error", *arguments, *changed]
         started.append(ServerProcess(KERNEL, command, environ, tmp_path, guard_seconds=900))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import socket
@@ -26,6 +27,7 @@ from kernel import ChannelClosed, Code, DialError
 KERNEL = Path(sys.executable).with_name("kernel")
 TCP = "tcp://127.0.0.1:0"
 DRAIN_SECONDS = 10  # the default of drain_seconds_max
+ENGINE = os.environ.get("KERNEL_FRAMING", "auto")
 Serve = Callable[..., ServerProcess]
 
 
@@ -34,7 +36,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[ServerProcess] = []
 
     def start(*arguments: str, command: Path = KERNEL) -> ServerProcess:
-        environ = {"PATH": "/usr/bin:/bin", "XDG_CONFIG_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+        environ = {"PATH": "/usr/bin:/bin", "XDG_CONFIG_HOME": str(tmp_path), "KERNEL_FRAMING": ENGINE}
         started.append(ServerProcess(command, ["--plugin", "echo", *arguments], environ, tmp_path, guard_seconds=120))
         return started[-1]
 

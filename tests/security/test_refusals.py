@@ -68,7 +68,9 @@ LISTENERS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("place")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KERNEL_")}
+    kept = {
+        name: value for name, value in os.environ.items() if name == "KERNEL_FRAMING" or not name.startswith("KERNEL_")
+    }
     environ = kept | {"XDG_CONFIG_HOME": str(directory), "XDG_STATE_HOME": str(directory)}
     for name, key_id in (("good", "alice"), ("wrong", "alice"), ("unknown", "bob")):
         subprocess.run([KERNEL, "keys", "new", directory / name, "--id", key_id, "-q"], check=True, env=environ)
@@ -228,6 +230,17 @@ def test_wrong_first_bytes_at_a_length_listener(place: Place, said: bytes):
     heard, record = visit(place, "length", said)
     assert heard == b""
     assert record["code"] == "frame too large"
+
+
+def test_foreign_datagrams_are_not_answered_and_told_once_a_second(place: Place):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(address_of(place.endpoint("udp")))
+        for _ in range(20):
+            sock.send(HTTP)
+        record = place.logged("datagrams were not understood")
+        assert record["peer"] == f"127.0.0.1:{sock.getsockname()[1]}"
+        assert "(47 45 54 20 2f 20 48 54): plain clients need ?framing=raw" in record["reason"]
+        assert crowd.ask(sock, crowd.packet(crowd.INIT, 7, bytes(72)), crowd.COOKIE)  # all before it got no answer
 
 
 # --- our client at other servers -------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@
 The store is this server's mirror of the log: pages and searches are answered from it, as in the embedded backplane. An
 entry is mirrored before it is delivered, so that who joins finds it either in the page or among what follows.
 
-- Ids come from the streams' sequence numbers: even ones from the log, odd ones from what passes.
-- JetStream itself recognises what is posted twice, by the session and its `n`, for `_DUPLICATE_SECONDS`.
-- Of each session one post is under way at a time: so their order is kept, whatever is lost and repeated.
+- A message of a stream holds several posts of one session. Ids are made of its sequence number and the place in it;
+  even ones are of the log, odd ones of what passes.
+- Of each session one message is under way at a time: so the order of its posts is kept, whatever is lost and repeated.
+- What is posted twice is recognised twice: the same message by JetStream, for `_DUPLICATE_SECONDS`; the same post in
+  another message by whoever follows, for a day. All see the same stream, so all drop the same.
 - A person is a key in a bucket, named after the fold of his nickname: to create it is to claim the name. A server says
   every few seconds that it lives; the people of one that does not are gone.
 """
@@ -37,7 +39,7 @@ from kernel import StartError
 from .backplane import MAILBOX, Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken, taken_by
 from .follower import Followed, Follower
 from .names import fold, is_logged
-from .store import Retention, Store
+from .store import Mirrored, Retention, Store
 from .threads import StoreThreads
 
 T = TypeVar("T")
@@ -55,6 +57,7 @@ _TRY_SECONDS = 3.0
 _RETRY_SECONDS = 0.3
 _GIVE_UP_SECONDS = 100.0
 _START_SECONDS = 20.0
+_BATCH_MAX = 64
 
 _Failures = (nats.errors.Error, OSError, TimeoutError)
 
@@ -87,7 +90,8 @@ class JetStreamBackplane(Backplane):
         self._heard_at: dict[str, float] = {}
         self._connected_at = 0.0
         self._waiting: dict[str, deque[tuple[Post, Done]]] = {}
-        self._arrived: list[tuple[Entry, int]] = []
+        self._arrived: list[Mirrored] = []
+        self._position = 0
         self._mirroring = False
         self._followers: list[Follower] = []
         self._buckets: dict[str, KeyValue] = {}
@@ -178,7 +182,7 @@ class JetStreamBackplane(Backplane):
         await self._client.subscribe(_ALIVE, cb=self._on_alive)
         self._followers = [
             Follower(self._client, LOG, self._store.last_id, self._on_log),
-            Follower(self._client, PASSING, 0, self._on_passing),
+            Follower(self._client, PASSING, 0, self._on_posts),
             Follower(self._client, f"KV_{_PEOPLE}", 0, self._on_person),
         ]
         for follower in self._followers:
@@ -214,46 +218,56 @@ class JetStreamBackplane(Backplane):
         self._spawn(self._post_all(key))
 
     async def _post_all(self, key: str) -> None:
-        """The posts of one session, one after the other."""
+        """The posts of one session, some at a time."""
         queue = self._waiting[key]
         try:
             while queue:
-                post, done = queue.popleft()
-                done(await self._post(post))
+                subject = self._subject(queue[0][0])
+                batch = [queue.popleft()]
+                while queue and len(batch) < _BATCH_MAX and self._subject(queue[0][0]) == subject:
+                    batch.append(queue.popleft())
+                result = await self._publish(subject, [post for post, _ in batch])
+                for place, (_, done) in enumerate(batch):
+                    done(result if isinstance(result, NotPosted) else _id(result, place, subject))
         finally:
             del self._waiting[key]
             for _, done in queue:
                 done(NotPosted("the server is shutting down"))
 
-    async def _post(self, post: Post) -> int | Exception:
+    def _subject(self, post: Post) -> str:
         logged = is_logged(post.log) and post.log[0] != MAILBOX and self._retention.on
-        subject = (_LOG_SUBJECT if logged else _PASSING_SUBJECT) + post.log.replace(".", "%")
-        number = f"{post.session}:{post.n}" if post.n else secrets.token_hex(16)
-        data = msgspec.json.encode(post)
+        return (_LOG_SUBJECT if logged else _PASSING_SUBJECT) + post.log.replace(".", "%")
+
+    async def _publish(self, subject: str, posts: list[Post]) -> int | NotPosted:
+        """Until it is there; its sequence number."""
+        first, last = posts[0], posts[-1]
+        number = f"{first.session}:{first.n}:{last.n}" if first.n and last.n else secrets.token_hex(16)
+        data = msgspec.json.encode(posts)
         js = self._client.jetstream(timeout=_TRY_SECONDS)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _GIVE_UP_SECONDS
         while True:
             try:
-                ack = await js.publish(subject, data, headers={"Nats-Msg-Id": number})
-                return ack.seq * 2 + (not logged)
+                return (await js.publish(subject, data, headers={"Nats-Msg-Id": number})).seq
             except _Failures as error:
                 if loop.time() > deadline:
                     return NotPosted(f"the log cannot be reached: {error}")
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _on_log(self, message: Followed) -> None:
-        self._on_entry(message, message.sequence * 2, message.sequence)
+        self._position = message.sequence
+        self._on_posts(message)
 
-    def _on_passing(self, message: Followed) -> None:
-        self._on_entry(message, message.sequence * 2 + 1, 0)
-
-    def _on_entry(self, message: Followed, id_: int, position: int) -> None:
+    def _on_posts(self, message: Followed) -> None:
         try:
-            post = msgspec.json.decode(message.data, type=Post)
+            posts = msgspec.json.decode(message.data, type=list[Post])
         except msgspec.DecodeError:
             return  # whoever wrote it was no chat
-        self._arrived.append((Entry(id_, post.log, message.at, post.kind, post.nick, post.text), position))
+        passing = "~" if message.subject.startswith(_PASSING_SUBJECT) else ""
+        for place, post in enumerate(posts):
+            id_ = _id(message.sequence, place, message.subject)
+            entry = Entry(id_, post.log, message.at, post.kind, post.nick, post.text)
+            self._arrived.append(Mirrored(entry, passing + post.session, post.n))
         if not self._mirroring:
             self._mirroring = True
             self._spawn(self._mirror())
@@ -264,10 +278,8 @@ class JetStreamBackplane(Backplane):
         try:
             while self._arrived:
                 arrived, self._arrived = self._arrived, []
-                entries = [entry for entry, _ in arrived]
-                position = max(position for _, position in arrived)
-                await self._threads.write(functools.partial(self._store.mirror, entries, position))
-                self._hub.delivered(entries)
+                mirror = functools.partial(self._store.mirror, arrived, self._position)
+                self._hub.delivered(await self._threads.write(mirror))
         finally:
             self._mirroring = False
 
@@ -416,6 +428,10 @@ class JetStreamBackplane(Backplane):
                 self._change(person.session, None, "his server is gone")
         if self._gone:
             self._flush_soon()
+
+
+def _id(sequence: int, place: int, subject: str) -> int:
+    return sequence << 8 | place << 1 | subject.startswith(_PASSING_SUBJECT)
 
 
 def _key(person: Person) -> str:

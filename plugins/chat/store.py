@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kernel import StartError
 
@@ -54,6 +55,14 @@ class Retention:
     messages_max: int
     seconds_max: float
     on: bool = True
+
+
+class Mirrored(NamedTuple):
+    """An entry from elsewhere, and by which session's how-many-th post it was made; `n` 0: nobody counts."""
+
+    entry: Entry
+    session: str
+    n: int
 
 
 class Store:
@@ -150,10 +159,7 @@ class Store:
                 last_n = self._last_numbers({post.session for post in posts if post.n})
                 entries = [self._enter(post, now, last_n) for post in posts]
                 self._keep([entry for entry in entries if entry is not None])
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)",
-                    [(session, n, now) for session, n in last_n.items() if n],
-                )
+                self._remember_numbers(last_n, now)
                 self._connection.execute("UPDATE counter SET last = ?", (self._last,))
         except BaseException:
             self._last = before
@@ -168,6 +174,12 @@ class Store:
                 [numbers[session]] = row
         return numbers
 
+    def _remember_numbers(self, last_n: dict[str, int], now: float) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)",
+            [(session, n, now) for session, n in last_n.items() if n],
+        )
+
     def _enter(self, post: Post, now: float, last_n: dict[str, int]) -> Entry | None:
         if post.n:
             if post.n <= last_n[post.session]:
@@ -176,12 +188,27 @@ class Store:
         self._last += 1
         return Entry(self._last, post.log, now, post.kind, post.nick, post.text)
 
-    def mirror(self, entries: Sequence[Entry], position: int) -> None:
-        """Keep entries that have got their ids elsewhere. `position`: where to go on from after a restart."""
+    def mirror(self, arrived: Sequence[Mirrored], position: int) -> list[Entry]:
+        """Keep entries that have got their ids elsewhere; returns those that had not been posted before.
+
+        Args:
+            position: where to go on from after a restart.
+        """
+        now = time.time()
         with _transaction(self._connection):
-            self._keep(entries)
+            last_n = self._last_numbers({each.session for each in arrived if each.n})
+            fresh = []
+            for entry, session, n in arrived:
+                if n and n <= last_n[session]:
+                    continue
+                if n:
+                    last_n[session] = n
+                fresh.append(entry)
+            self._keep(fresh)
+            self._remember_numbers(last_n, now)
             self._last = max(self._last, position)
             self._connection.execute("UPDATE counter SET last = ?", (self._last,))
+        return fresh
 
     @property
     def last_id(self) -> int:
@@ -191,7 +218,7 @@ class Store:
     def forget(self) -> None:
         """Start again from nothing."""
         with _transaction(self._connection):
-            for table in ("entries", "topics"):
+            for table in ("entries", "topics", "sessions"):
                 self._connection.execute(f"DELETE FROM {table}")
             self._connection.execute("UPDATE counter SET last = 0")
         self._last = 0

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernel import StartError
-from kernel.plugins.chat.backplane import Post
-from kernel.plugins.chat.store import MEMORY, Retention, Store
+from kernel.plugins.chat.backplane import Entry, Post
+from kernel.plugins.chat.store import MEMORY, Mirrored, Retention, Store
 
 KEEP = Retention(10_000, 3600.0)
 
@@ -145,3 +145,23 @@ def test_proved_names_are_owned_the_last_five_of_each() -> None:
     for number in range(6):
         store.own(f"name{number}", "hmac:ada")
     assert store.own("ada", "") == ""
+
+
+def test_a_mirror_takes_each_post_once_and_knows_where_to_go_on(tmp_path: Path) -> None:
+    def mirrored(id_: int, session: str, n: int) -> Mirrored:
+        return Mirrored(Entry(id_, "lobby", time.time(), "say", "ada", f"{session}{n}"), session, n)
+
+    store = opened(tmp_path / "mirror")
+    store.mirror([mirrored(256, "a", 1), mirrored(258, "a", 2)], 1)
+    again = store.mirror(
+        [mirrored(512, "a", 2), mirrored(514, "b", 1), mirrored(516, "c", 0), mirrored(518, "c", 0)], 2
+    )
+    assert [entry.id for entry in again] == [514, 516, 518]
+    store.close()
+    store = opened(tmp_path / "mirror")
+    assert store.last_id == 2
+    assert [entry.id for entry in store.mirror([mirrored(768, "a", 1), mirrored(770, "a", 3)], 3)] == [770]
+    assert texts(store) == ["a1", "a2", "b1", "c0", "c0", "a3"]
+    store.forget()
+    assert (store.last_id, texts(store)) == (0, [])
+    store.close()

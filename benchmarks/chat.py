@@ -23,10 +23,11 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 from benchmarks.load import raise_file_limit
 from benchmarks.report import Report, Rows
-from kernel import Channel, ChannelHandler, connect
+from kernel import Channel, ChannelHandler, connect, run as run_in_loop
 from kernel.bench import machine
 from kernel.bench.timing import Spread
 
@@ -72,8 +73,7 @@ class Member(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
@@ -345,7 +345,7 @@ def run(*, full: bool = False) -> Report:
     watch = machine.Watch()
     watch.start()
     for members in MEMBERS:
-        rates, held = asyncio.run(measure(members, rounds, seconds))
+        rates, held = run_in_loop(measure(members, rounds, seconds), "auto")
         speed.append([f"{members:,}", *(in_words(rates[name]) for name in names)])
         memory.append([f"{members:,}", *(f"{held[name]:.0f} MiB" for name in names)])
         figures = {name: {**rates[name].json(), "rss_mib": round(held[name], 1)} for name in names}

@@ -7,10 +7,14 @@ secret itself is nowhere kept; its digest names the session.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import pwd
 import secrets
 import time
 from typing import TYPE_CHECKING
+
+from kernel import Principal
 
 from .backplane import Person
 
@@ -21,6 +25,20 @@ if TYPE_CHECKING:
 def session_name(secret: str) -> str:
     """What names a session, and gives nothing of its secret away. An empty secret makes a session for this once."""
     return hashlib.sha256((secret or secrets.token_hex(16)).encode()).hexdigest()[:32]
+
+
+def known_as(principal: Principal) -> str:
+    """What somebody is called who does not say.
+
+    Raises:
+        ValueError: nobody knows.
+    """
+    if principal.mechanism == "none":
+        raise ValueError("say what to be called: --nick NAME")
+    if principal.uid is not None:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(principal.uid).pw_name
+    return principal.name
 
 
 class Allowance:

@@ -20,7 +20,7 @@ from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick
 from .options import ChatOptions, default_store
-from .people import Allowance, Guest, session_name
+from .people import Allowance, Guest, known_as, session_name
 from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
 from .rooms import Room, Rooms, told
@@ -195,7 +195,7 @@ class Chat(Service, Hub):
 
     async def _take_name(self, seat: Seat, guest: Guest, request: Hello) -> bool:
         try:
-            nick = check_nick(request.nick or guest.nick or seat.channel.peer.principal.name)
+            nick = check_nick(request.nick or guest.nick or known_as(seat.channel.peer.principal))
             await self.backplane.claim(guest.person(nick=nick))
         except (ValueError, Taken) as error:
             seat.reply(Failed(n=request.n, code="nick", reason=str(error)))

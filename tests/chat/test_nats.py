@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kernel import OptionError, Server, StartError
+from kernel.plugins.chat import jetstream
 from kernel.plugins.chat.client import RequestFailed
 from kernel.plugins.chat.protocol import Presence, Renamed, Said, Told
 
@@ -196,3 +197,22 @@ async def test_without_jetstream_there_is_one_line(nats: Nats, tmp_path: Path) -
     nats.start(jetstream=False)
     with pytest.raises(StartError, match=r"has no JetStream: start it with -js"):
         await Server([f"chat?backplane={nats.url}"], [f"unix:{tmp_path}/s"]).start()
+
+
+@needs_nats
+async def test_the_people_of_a_server_that_died_are_gone_and_their_names_free(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "_DEAD_SECONDS", 1.0)
+    monkeypatch.setattr(jetstream, "_ALIVE_SECONDS", 0.2)
+    one, other = places
+    ada, bob = await one.person("ada"), await other.person("bob")
+    await ada.until(lambda ada: any("bob" in event.joined for event in ada.of(Presence)))
+    dead = other.chat.backplane
+    assert isinstance(dead, jetstream.JetStreamBackplane)
+    await dead._client.close()
+    await ada.until(lambda ada: any(left.nick == "bob" for event in ada.of(Presence) for left in event.left))
+    [left] = [left for event in ada.of(Presence) for left in event.left]
+    assert left.reason == "his server is gone"
+    await ada.client.rename("bob")
+    await bob.leave()

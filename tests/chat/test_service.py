@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 
 import pytest
 
@@ -242,3 +244,11 @@ async def test_the_name_of_somebody_who_may_come_back_is_kept_for_a_while(serve:
         await bob.client.rename("ada")
     await bob.until(lambda bob: any(left.reason == "connection lost" for e in bob.of(Presence) for left in e.left))
     await bob.client.rename("ada")
+
+
+async def test_who_says_no_name_is_called_as_he_is_known(serve: MakePlace) -> None:
+    place = await serve()
+    with pytest.raises(RequestFailed, match="say what to be called: --nick NAME"):
+        await place.person("")
+    known = await place.person("", "unix")
+    assert known.client.nick == pwd.getpwuid(os.getuid()).pw_name

@@ -194,7 +194,7 @@ class JetStreamBackplane(Backplane):
             with contextlib.suppress(*_Failures):
                 async with asyncio.timeout(_TRY_SECONDS):
                     await asyncio.gather(*(self._delete(person) for person in [*self._own.values(), *self._gone]))
-        if not self._client.is_closed:
+        if self._client.is_connected or self._client.is_reconnecting:
             await self._client.close()
         await self._threads.stop()
 

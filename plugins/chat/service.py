@@ -18,7 +18,7 @@ from .backplane import MAILBOX, Backplane, Entry, Hub, Person, Taken
 from .dialects import DIALECTS, SimpleSeat
 from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
-from .names import check_nick
+from .names import check_nick, check_room
 from .options import ChatOptions, default_store
 from .people import Allowance, Guest, known_as, session_name
 from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
@@ -31,7 +31,7 @@ _TOLD_MAX = 200
 
 
 class Chat(Service, Hub):
-    """Rooms, people and history. See `ChatOptions` for the settings."""
+    """Rooms, people and history."""
 
     name = "chat"
     example = "kernel chat {endpoint} --nick NAME"
@@ -41,6 +41,10 @@ class Chat(Service, Hub):
     def __init__(self, options: ChatOptions, context: ServiceContext) -> None:
         super().__init__(options, context)
         self.chat_options = options
+        try:
+            check_room(options.dialect_room)
+        except ValueError as error:
+            raise OptionError(f"chat: option 'dialect_room={options.dialect_room}': {error}") from None
         self.guests: dict[str, Guest] = {}
         self.behind: set[Seat] = set()
         self.rooms = Rooms(self.behind, options.send_buffer_bytes_max)

@@ -184,10 +184,13 @@ async def test_a_server_that_comes_later_knows_what_was_said(
             assert page.messages == wanted
 
 
-async def test_without_a_nats_server_there_is_one_line(nats: Nats, tmp_path: Path) -> None:
+async def test_without_a_nats_server_there_is_one_line(
+    nats: Nats, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(StartError, match=rf"no NATS server answers at 127.0.0.1:{nats.port}: start one") as caught:
         await Server([f"chat?backplane={nats.url}"], [f"unix:{tmp_path}/s"]).start()
     assert "\n" not in str(caught.value)
+    assert caplog.records == []
     with pytest.raises(OptionError, match="write nats://HOST:PORT"):
         await Server(["chat?backplane=redis://127.0.0.1"], [f"unix:{tmp_path}/s"]).start()
 

@@ -8,7 +8,7 @@ import pwd
 
 import pytest
 
-from kernel import Code
+from kernel import Code, OptionError, Server
 from kernel.plugins.chat.client import ChatClient, RequestFailed
 from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
 
@@ -252,3 +252,8 @@ async def test_who_says_no_name_is_called_as_he_is_known(serve: MakePlace) -> No
         await place.person("")
     known = await place.person("", "unix")
     assert known.client.nick == pwd.getpwuid(os.getuid()).pw_name
+
+
+async def test_a_room_that_cannot_be_is_refused_at_the_start() -> None:
+    with pytest.raises(OptionError, match="dialect_room=a b"):
+        await Server(["chat?store=memory&dialect_room=a b"], ["tcp://127.0.0.1:0"]).start()

@@ -62,6 +62,32 @@ class Allowance:
         return 0.0
 
 
+class Patience:
+    """How long others wait for somebody who reads nothing: `seconds` for each source, which come back within a minute.
+
+    By source and not by connection: who comes back with another one finds it used up.
+    """
+
+    __slots__ = ("_left", "_seconds")
+
+    _SOURCES_MAX = 10_000
+    _REFILL_SECONDS = 60.0
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def spend(self, source: str, seconds: float, now: float) -> bool:
+        """Wait so long for somebody from there; False: there is no patience left."""
+        left, at = self._left.pop(source, (self._seconds, now))
+        left = min(left + (now - at) * self._seconds / self._REFILL_SECONDS, self._seconds)
+        enough = left >= seconds
+        self._left[source] = (left - seconds if enough else left, now)
+        if len(self._left) > self._SOURCES_MAX:
+            del self._left[next(iter(self._left))]
+        return enough
+
+
 class Guest:
     """Somebody on this server.
 

@@ -3,7 +3,8 @@
 Fair: requests wait in a queue until the guest's allowance lets the next one pass, until what he said before is in its
 log, and until nobody in the room that he speaks to is behind; while the queue is long, the peer is held back. Safe:
 what waits for a reader is bounded. When it passes a quarter of its limit, he is behind, and his rooms wait for him: for
-`slow_reader_seconds_max`, then he is evicted with a reason. At the limit he is evicted at once.
+`slow_reader_seconds_max`, then he is evicted with a reason. At the limit he is evicted at once, and so is one who reads
+nothing when the patience with his source is used up: nobody can hold a room up by coming again and again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .options import ChatOptions
 from .protocol import BadMessage, Event, Failed, Hello, Notice, Quit, Requests, Say, decode_request, encode
 
 if TYPE_CHECKING:
-    from .people import Guest
+    from .people import Guest, Patience
 
 NO_ID = 1 << 62
 """The id of what has none: larger than any, so that nothing that was asked for holds it already."""
@@ -28,6 +29,9 @@ NO_ID = 1 << 62
 _QUEUE_MAX = 32
 _LOOK_SECONDS = 0.01
 _POSTING_MAX = 64
+# Less than this in so long is no reading: 64 KiB a second.
+_PROGRESS_SECONDS = 0.25
+_PROGRESS_BYTES = 16 * 1024
 _RELIEVED_SHARE = 8
 _BEHIND_SHARE = 4
 
@@ -54,6 +58,10 @@ class Host(Protocol):
     def caught_up(self, seat: Seat) -> None:
         """The seat is not behind any more."""
 
+    @property
+    def patience(self) -> Patience:
+        """With those who read nothing."""
+
     def gone(self, seat: Seat, code: Code, reason: str) -> None:
         """The seat's channel is over."""
 
@@ -70,8 +78,8 @@ class Seat(ChannelHandler):
     """
 
     __slots__ = (
-        "_behind_until", "_busy", "_host", "_joining", "_line", "_pump_timer", "_queue", "_told_slow", "guest",
-        "leaving", "posting",
+        "_behind_until", "_busy", "_host", "_joining", "_line", "_progress_at", "_progress_bytes",
+        "_pump_timer", "_queue", "_told_slow", "guest", "leaving", "posting",
     )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
@@ -82,6 +90,8 @@ class Seat(ChannelHandler):
         self._pump_timer: asyncio.TimerHandle | None = None
         self._joining: dict[str, list[tuple[int, bytes]]] = {}
         self._behind_until = 0.0
+        self._progress_at = 0.0
+        self._progress_bytes = 0
         self._told_slow = False
         self.posting = 0
         self.guest: Guest | None = None
@@ -109,7 +119,7 @@ class Seat(ChannelHandler):
         pending = line.pending_bytes
         limit = self._host.chat_options.send_buffer_bytes_max
         if pending * _BEHIND_SHARE > limit and self not in self._host.behind:
-            self._fall_behind()
+            self._fall_behind(pending)
         if pending > limit:
             self.evict(f"{pending} bytes wait for you to read, the limit is {limit} (send_buffer_bytes_max)")
 
@@ -129,23 +139,43 @@ class Seat(ChannelHandler):
         self.reply(answer)
         self.send([payload for id_, payload in self._joining.pop(room, []) if id_ > last_id])
 
-    def _fall_behind(self) -> None:
+    def _fall_behind(self, pending: int) -> None:
         loop = asyncio.get_running_loop()
         self._host.behind.add(self)
         self._behind_until = loop.time() + self._host.chat_options.slow_reader_seconds_max
+        self._progress_at, self._progress_bytes = loop.time(), pending
         loop.call_later(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Has he caught up?"""
+        """Has he caught up? Does he at least read?"""
         assert self._line is not None
         options = self._host.chat_options
         loop = asyncio.get_running_loop()
-        if self.channel.code is not None or self._line.pending_bytes * _RELIEVED_SHARE < options.send_buffer_bytes_max:
+        now, pending = loop.time(), self._line.pending_bytes
+        if self.channel.code is not None or pending * _RELIEVED_SHARE < options.send_buffer_bytes_max:
             self._host.caught_up(self)
-        elif loop.time() > self._behind_until:
-            self.evict(f"you did not keep up for {options.slow_reader_seconds_max:g} s (slow_reader_seconds_max)")
-        else:
-            loop.call_later(_LOOK_SECONDS, self._look)
+            return
+        if now > self._behind_until or not self._reads(now, pending):
+            self.evict(
+                f"you did not keep up, and others wait (slow_reader_seconds_max={options.slow_reader_seconds_max:g})"
+            )
+            return
+        loop.call_later(_LOOK_SECONDS, self._look)
+
+    def _reads(self, now: float, pending: int) -> bool:
+        """He reads, or we are patient with him."""
+        waited = now - self._progress_at
+        if waited < _PROGRESS_SECONDS:
+            return True
+        read_bytes, self._progress_bytes = self._progress_bytes - pending, pending
+        self._progress_at = now
+        return read_bytes >= _PROGRESS_BYTES or self._host.patience.spend(self._source, waited, now)
+
+    @property
+    def _source(self) -> str:
+        """Where he comes from: who he proved to be, or his address without the port."""
+        peer = self.channel.peer
+        return str(peer.principal) if peer.principal.mechanism != "none" else peer.address.rpartition(":")[0]
 
     def evict(self, reason: str) -> None:
         """He does not read."""
@@ -200,7 +230,9 @@ class Seat(ChannelHandler):
 
     def _wait_seconds(self, request: Requests) -> float:
         """How long the next request has to wait before it may be looked at again."""
-        if self.posting >= _POSTING_MAX or (isinstance(request, Say) and self._host.is_held(request.room)):
+        if self in self._host.behind or self.posting >= _POSTING_MAX:
+            return _LOOK_SECONDS
+        if isinstance(request, Say) and self._host.is_held(request.room):
             return _LOOK_SECONDS
         if self.guest is None or isinstance(request, Hello | Quit):
             return 0.0

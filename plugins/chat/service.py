@@ -20,7 +20,7 @@ from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick, check_room
 from .options import ChatOptions, default_store
-from .people import Allowance, Guest, known_as, session_name
+from .people import Allowance, Guest, Patience, known_as, session_name
 from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
 from .rooms import Room, Rooms, told
@@ -47,6 +47,7 @@ class Chat(Service, Hub):
             raise OptionError(f"chat: option 'dialect_room={options.dialect_room}': {error}") from None
         self.guests: dict[str, Guest] = {}
         self.behind: set[Seat] = set()
+        self.patience = Patience(options.slow_reader_seconds_max)
         self.rooms = Rooms(self.behind, options.send_buffer_bytes_max)
         self.seats: set[Seat] = set()
         self.backplane = self._make_backplane()
@@ -193,7 +194,8 @@ class Chat(Service, Hub):
         if len(self.guests) >= self.chat_options.people_max:
             return None
         principal = seat.channel.peer.principal
-        proved = "" if principal.mechanism == "none" else str(principal)
+        # A simple client has not chosen his name: it shall not become somebody's own.
+        proved = "" if principal.mechanism == "none" or seat.channel.dialect else str(principal)
         options = self.chat_options
         return Guest(session, proved, Allowance(options.messages_per_second, options.burst))
 

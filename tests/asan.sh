@@ -12,5 +12,5 @@ build/asan/bin/python -m pip install --quiet --upgrade pip
 KERNEL_REQUIRE_EXT=1 CC=gcc CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
     build/asan/bin/python -m pip install --quiet --force-reinstall --config-settings=cmake.build-type=Debug . --group dev
 LD_PRELOAD="$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc KERNEL_REQUIRE_EXT=1 \
-    build/asan/bin/pytest tests/framing tests/test_lane.py tests/test_lane_knl.py \
+    build/asan/bin/pytest tests/framing tests/test_lane.py tests/test_lane_knl.py tests/transports/test_batches.py \
     -n auto --benchmark-disable -q -k "not mebibytes and not no_memory and not unit_test_in_c" "$@"

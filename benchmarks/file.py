@@ -133,6 +133,10 @@ def daemon(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+class NotStarted(Exception):
+    """A server did not come up: its contestant is left out, and named."""
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -147,7 +151,7 @@ def wait_for(port: int) -> None:
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise SystemExit(f"nothing listens on port {port}")
+    raise NotStarted(f"nothing listened on port {port} within {_START_SECONDS_MAX:g} s")
 
 
 # --- the contestants -----------------------------------------------------------------------------------------------
@@ -318,8 +322,11 @@ def measure(contestants: tuple[Contestant, ...], place: Place, rounds: int, rema
         for contestant in contestants:
             if missing := contestant.missing():
                 remarks.append(f"{contestant.name} is left out: {missing} not installed")
-            else:
+                continue
+            try:
                 runs[contestant.name] = contestant.start(stack, place)
+            except NotStarted as error:
+                remarks.append(f"{contestant.name} is left out: {error}")
         for number in range(rounds):
             for name, run in runs.items():
                 print(f"\rround {number + 1} of {rounds}: {name:<40}", end="", file=sys.stderr, flush=True)

@@ -98,13 +98,14 @@ class Partial:
             FileError: somebody else is at work on it.
             OSError
         """
+        new = self._open()
         try:
-            if not self._open() and not (resume and self._resumable and self._read_manifest()):
+            if not new and not (resume and self._resumable and self._read_manifest()):
                 self._start_over()
             if self._resumable and self._sums_fd < 0:
                 self._begin_manifest()
         except BaseException:
-            self._close()
+            self.discard()
             raise
 
     def _open(self) -> bool:
@@ -119,7 +120,11 @@ class Partial:
                 except FileNotFoundError:
                     continue
                 new = False
-            self._lock()
+            try:
+                self._lock()
+            except BaseException:
+                self._close()
+                raise
             if is_named(self._fd, self._directory, self._name + PART_SUFFIX):
                 return new
             self._close()

@@ -50,6 +50,7 @@ async def receive_blocks(
     limiter: Limiter | None = None,
     in_order: bool = True,
     summed: bool = True,
+    ended: Callable[[], None] = lambda: None,
 ) -> End:
     """Take blocks up to the sender's `End`; on return all of them are written, or in `target.damaged`.
 
@@ -58,6 +59,7 @@ async def receive_blocks(
         unpack: for compressed blocks; None: there must be none.
         in_order: each block must be the next one; off: they are sent once more, in any order.
         summed: there must be checksums; off: there must be none.
+        ended: is called when the sender has said its last word, also if what it sent is of no use then.
 
     Raises:
         FileError: the sender stopped, or what it sends makes no sense.
@@ -70,6 +72,7 @@ async def receive_blocks(
     while True:
         message = await wire.expect(Block, Hole, End)
         if isinstance(message, End):
+            ended()
             await worker.flush()
             _check_sum(message.digest, summed=summed)
             if in_order and due != block_count(message.size):

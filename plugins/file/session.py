@@ -245,12 +245,15 @@ class Session:
                 moved=moved,
                 in_order=in_order,
                 summed=self._summed,
+                ended=self._client_stopped,
             )
         except Abandoned as error:
             self._stopped = True
             raise FileError(error.kind, str(error)) from None
-        self._stopped = True
         return end
+
+    def _client_stopped(self) -> None:
+        self._stopped = True
 
     def _figures(self, size: int, moved: int, seconds: float) -> dict[str, object]:
         channel = self._wire.channel

@@ -172,9 +172,9 @@ class Store:
             self._check_place(parts, put.policy, parents=put.parents)
             replaced = self._replaced(parts, put.policy)
             self.check_size(put.path, put.size)
-            reservation = self.usage.reserve(max(0, put.size), replaced, self.root.fd)
+            name = xxh3_128(b"/".join(parts)).hexdigest().encode()
+            reservation = self.usage.reserve(max(0, put.size), replaced, self.root.fd, self._present(name))
             try:
-                name = xxh3_128(b"/".join(parts)).hexdigest().encode()
                 partial = Partial(self._state, name, put.size, put.mtime_ns, durable=self._durable, resumable=resumable)
                 partial.begin(resume=put.resume)
             except FileError as error:
@@ -184,6 +184,13 @@ class Store:
                 reservation.release()
                 raise
         return Upload(self, put, parts, partial, reservation)
+
+    def _present(self, name: bytes) -> int:
+        """How much of the disk an unfinished upload takes already."""
+        try:
+            return os.stat(name + PART_SUFFIX, dir_fd=self._state, follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            return 0
 
     def put_small(self, put: PutSmall) -> list[Stored | Failed]:
         """Store small files; what goes wrong with one is its own matter."""

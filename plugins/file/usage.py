@@ -45,11 +45,12 @@ class Usage:
                     self.nbytes += status.st_size
                     self.files += 1
 
-    def reserve(self, nbytes: int, replaced: os.stat_result | None, fd: int | None) -> Reservation:
+    def reserve(self, nbytes: int, replaced: os.stat_result | None, fd: int | None, present: int = 0) -> Reservation:
         """Take room for a file before it comes.
 
         Args:
             fd: on the disk that is asked for room; None: writing will tell soon enough.
+            present: so much of it is on the disk already.
 
         Raises:
             FileError: there is none, on the disk or within the quota.
@@ -57,7 +58,7 @@ class Usage:
         if fd is not None and nbytes:
             disk = os.fstatvfs(fd)
             free = disk.f_bavail * disk.f_frsize
-            if nbytes > free - _RESERVE_BYTES:
+            if nbytes - present > free - _RESERVE_BYTES:
                 raise FileError("full", f"{nbytes} bytes do not fit: {max(0, free)} are free on the server's disk")
         freed = replaced.st_size if replaced is not None else 0
         with self._lock:

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.record`: measure everything, and write it into docs/performance.md and docs/performance/.
+"""`python -m benchmarks.record`: measure all in about 10 minutes, and write it into docs/performance.md and its folder.
 
 The document keeps its words; what stands between `<!-- table NAME -->` and `<!-- end -->` is replaced by what was
-measured now. About 11 minutes; `--only` does one part. On a machine that others use the numbers are worth little: the
+measured now. `--only` does one part. On a machine that others use the numbers are worth little: the
 document says how quiet it was.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.report import Report, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 SIZES = ("short", "usual", "full")
-"""How much is measured: in about 3 minutes, 11, or 40."""
+"""How much is measured: in about 3 minutes, 10, or 40."""
 PARTS: dict[str, Callable[[str], Report]] = {
     "framing": lambda size: framing.run({"short": 3, "usual": 7, "full": 15}[size]),
     "echo": lambda size: echo.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import pytest
@@ -22,6 +23,8 @@ class Options:
     text: Annotated[str, Meta(max_length=3)] = ""
     share: Annotated[float, Meta(ge=0, le=1)] = 0.0
     name: str = ""
+    words: tuple[str, ...] = ()
+    table: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,11 @@ class Options:
         ("name", "1%", "1%"),
         ("mode", "upper", "upper"),
         ("backlog", 7, 7),
+        ("words", "a, b c", ("a", "b c")),
+        ("words", '["a, b"]', ("a, b",)),
+        ("words", "", ()),
+        ("words", ["x"], ("x",)),
+        ("table", '{"a": 1}', {"a": 1}),
     ],
 )
 def test_text_becomes_what_the_field_says(name: str, text: object, value: object):

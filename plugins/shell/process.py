@@ -39,6 +39,7 @@ log = logging.getLogger("kernel.service.shell")
 # Signals the foreground process group of a terminal, from its other end; `termios` does not know it.
 _TIOCSIG = 0x40045436
 _PIPE_BYTES = 1024 * 1024
+_READS_MAX = 4
 _LINGER_SECONDS = 0.25
 _RETRY_SECONDS = 0.005
 _REPORT_BYTES = 64 * 1024
@@ -257,26 +258,33 @@ class Process:
     # --- descriptors -------------------------------------------------------------------------------------------------
 
     def _output_readable(self, stream: int) -> None:
+        for _ in range(_READS_MAX):
+            if not self._read_output(stream):
+                return
+
+    def _read_output(self, stream: int) -> bool:
+        """Read once; whether there may be more at once."""
         descriptor = self._outputs.get(stream)
         if descriptor is None:
-            return
+            return False
         room = min(self._owner.wants(stream), CHUNK_BYTES)
         if room <= 0:
             self._paused.add(stream)
             self._loop.remove_reader(descriptor)
-            return
+            return False
         try:
             data = os.read(descriptor, room)
         except BlockingIOError:
             if self._reports < 0 and not self._gone:  # somebody out of reach holds it open
                 self._close_output(stream)
-            return
+            return False
         except OSError:  # EIO: nobody has the terminal open any longer
             data = b""
-        if data:
-            self._owner.output(stream, data)
-        else:
+        if not data:
             self._close_output(stream)
+            return False
+        self._owner.output(stream, data)
+        return len(data) == room
 
     def _reports_readable(self) -> None:
         try:

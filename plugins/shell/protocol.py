@@ -17,7 +17,8 @@ from typing import Any
 from kernel.errors import KernelError
 from kernel.limits import KIB
 
-WINDOW_BYTES = 256 * KIB
+WINDOW_BYTES = 448 * KIB
+"""Of each stream. Both outputs together fit the credit of a channel, so no message of another kind ever waits."""
 CHUNK_BYTES = 64 * KIB - 1
 """What one message carries of a stream, so that it fills a frame with its kind before it."""
 REQUEST_BYTES_MAX = 256 * KIB

@@ -10,12 +10,15 @@ Unknown fields are ignored and unknown types answered by `failed`, so that both 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 VERSION = 1
+
+Number = Annotated[int, Meta(ge=0, le=1 << 53)]
+"""A number from a client: one that a database holds, and that every JSON reader reads as it was written."""
 
 # A page of messages is cut here, so that it passes as one message on every transport.
 PAGE_BYTES_MAX = 32 * 1024
@@ -29,7 +32,7 @@ class Request(Struct, tag_field="type", omit_defaults=True, kw_only=True):
         n: the client's number of it, growing; 0: the client counts nothing, and a repetition cannot be told.
     """
 
-    n: int = 0
+    n: Number = 0
 
 
 class Hello(Request, tag="hello"):
@@ -38,7 +41,7 @@ class Hello(Request, tag="hello"):
     version: int = VERSION
     nick: str = ""
     session: str = ""
-    since: int = 0
+    since: Number = 0
     """The last direct message that was seen."""
 
 
@@ -46,7 +49,7 @@ class Join(Request, tag="join"):
     """Come into a room; answered by `room`, with what was said after the id `since`, or with the last messages."""
 
     room: str
-    since: int | None = None
+    since: Number | None = None
     last: int = 50
 
 
@@ -95,8 +98,8 @@ class History(Request, tag="history"):
     """What was said in a room after or before an id; answered by `page`."""
 
     room: str
-    after: int | None = None
-    before: int | None = None
+    after: Number | None = None
+    before: Number | None = None
     count: int = 50
 
 
@@ -275,7 +278,7 @@ Events = (
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Requests)
 _events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Events)
-_stub: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Stub", [("n", int, 0), ("type", str, "")]))
+_stub: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Stub", [("n", Number, 0), ("type", str, "")]))
 
 encode = _encoder.encode
 

@@ -210,6 +210,34 @@ async def test_without_a_hello_nothing_is_done(serve: MakePlace) -> None:
         assert b"this server speaks version 1" in (await channel.receive() or b"")
 
 
+NUMBERS = ("-1", str((1 << 53) + 1), str(1 << 63), str(1 << 64), "9" * 400)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+async def test_a_number_that_no_database_holds_is_refused_and_disturbs_nobody(serve: MakePlace, number: str) -> None:
+    from kernel import connect
+
+    place = await serve()
+    ada = await place.person("ada")
+    async with connect(place.endpoints["tcp"], "chat") as channel:
+        channel.send(b'{"type":"hello","n":1,"nick":"eve"}')
+        assert b'"welcome"' in (await channel.receive() or b"")
+        channel.send(b'{"type":"join","n":2,"room":"lobby"}')
+        assert b'"room"' in (await channel.receive() or b"")
+        for request in (
+            '{"type":"say","room":"lobby","text":"x","n":%s}',
+            '{"type":"join","n":3,"room":"other","since":%s}',
+            '{"type":"history","n":4,"room":"lobby","after":%s}',
+            '{"type":"history","n":5,"room":"lobby","before":%s}',
+        ):
+            channel.send((request % number).encode())
+            while b'"people"' in (answer := await channel.receive() or b""):
+                pass
+            assert b'"code":"bad"' in answer
+        assert await ada.client.say("lobby", "still here")
+        await ada.until(lambda ada: ada.texts() == ["still here"])
+
+
 async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:
     place = await serve()
     people = [await place.person(f"on-{transport}", transport) for transport in place.endpoints]

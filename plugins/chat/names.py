@@ -6,6 +6,7 @@ like Latin ones are all levelled. So nobody can take a name that a reader would 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 NICK_CHARS_MAX = 24
@@ -25,6 +26,8 @@ _LOOKALIKES = str.maketrans(
 )
 _STROKES = str.maketrans("i1ı|", "llll")
 _INSIDE = frozenset("-_.")
+# Letters and marks by their category, yet nothing is drawn for them: fillers, joiners, variation selectors.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def check_nick(nick: str) -> str:
@@ -59,7 +62,7 @@ def _check(name: str, what: str, chars_max: int) -> str:
     marks = 0
     for char in name:
         marks = marks + 1 if unicodedata.category(char) in ("Mn", "Mc") else 0
-        if not (char.isalnum() or char in _INSIDE or 0 < marks <= 2):
+        if _INVISIBLE.match(char) or not (char.isalnum() or char in _INSIDE or 0 < marks <= 2):
             raise ValueError(f"a {what} is made of letters, digits, and - _ . inside: {char!a} is none of them")
     return name
 

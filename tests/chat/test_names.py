@@ -27,6 +27,8 @@ def test_people_may_be_called_as_they_are(nick: str) -> None:
         ("a\u200bb", "'\\u200b' is none of them"),
         ("a\u00adb", "'\\xad' is none of them"),
         ("a" + "\u0301" * 9, "none of them"),
+        *((f"ada{char}", "none of them") for char in "\u034f\u115f\u1160\u17b4\u180b\u3164\ufe0f\uffa0\U000e0100"),
+        ("\u3164", "none of them"),
         ("@ada", "begins with"),
         ("ada\n", "'\\n' is none of them"),
         ("a😀", "none of them"),

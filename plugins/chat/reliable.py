@@ -7,8 +7,8 @@ from the other side, and RECEIVED are those beyond it that are here already, so 
 Each message is kept until it is acknowledged and sent again when that takes too long, less and less often. Who hears
 nothing for `give_up_seconds` gives up: `lost` is set, and what `unacknowledged` counts may not have arrived.
 
-Invariants: messages are handed on in order, each once; at most `WINDOW_MESSAGES` are on their way, and no more are kept
-out of order; a datagram that makes no sense changes nothing.
+Invariants: messages are handed on in order, each once; at most `WINDOW_MESSAGES` are on their way, and no more, nor more
+than `_EARLY_BYTES_MAX`, are kept out of order: what is dropped comes again; a datagram that makes no sense changes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ DATAGRAM_BYTES = 1100
 """Messages share a datagram up to this size; a longer message has one of its own."""
 
 _RECEIVED_MAX = 32
+_EARLY_BYTES_MAX = 256 * 1024
 _RETRY_SECONDS_FIRST = 0.5
 _RETRY_SECONDS_MIN = 0.1
 _RETRY_SECONDS_MAX = 2.0
@@ -59,6 +60,7 @@ class Reliable:
         self._next = 1
         self._expected = 1
         self._early: dict[int, bytes] = {}
+        self._early_bytes = 0
         self._acknowledge = False
         self._window = WINDOW_MESSAGES
         self._round_trip: float | None = None
@@ -102,11 +104,14 @@ class Reliable:
     def _arrived(self, sequence: int, messages: list[bytes]) -> list[bytes]:
         self._acknowledge = True
         for number, message in enumerate(messages, sequence):
-            if self._expected <= number < self._expected + WINDOW_MESSAGES:
-                self._early.setdefault(number, message)
+            fits = number == self._expected or self._early_bytes + len(message) <= _EARLY_BYTES_MAX
+            if fits and self._expected <= number < self._expected + WINDOW_MESSAGES and number not in self._early:
+                self._early[number] = message
+                self._early_bytes += len(message)
         ready = []
         while (next_one := self._early.pop(self._expected, None)) is not None:
             ready.append(next_one)
+            self._early_bytes -= len(next_one)
             self._expected += 1
         return ready
 

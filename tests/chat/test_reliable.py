@@ -151,3 +151,16 @@ def test_whoever_ignores_the_window_fills_no_memory() -> None:
     for number in range(2, 10_000):
         assert end.received(b"%d 1\nx" % number, 0.0) == []
     assert len(end.received(b"1 1\nx", 0.0)) == WINDOW_MESSAGES
+
+
+def test_what_comes_out_of_order_is_bounded_in_bytes_too() -> None:
+    end = Reliable(GIVE_UP_SECONDS)
+    large = b"x" * 60_000
+    for number in range(2, WINDOW_MESSAGES + 1):
+        assert end.received(b"%d 1\n%s" % (number, large), 0.0) == []
+    [acknowledgement] = end.data_to_send(0.0)
+    kept = acknowledgement.split()[2].split(b",")
+    assert len(kept) * len(large) <= 256 * 1024
+    assert len(end.received(b"1 1\n" + large, 0.0)) == len(kept) + 1  # what was dropped comes again
+    for number in range(len(kept) + 2, WINDOW_MESSAGES + 1):
+        assert end.received(b"%d 1\n%s" % (number, large), 0.0) == [large]

@@ -277,6 +277,11 @@ async def _rename(chat: Chat, seat: Seat, guest: Guest, request: Rename) -> None
     except (ValueError, Taken) as error:
         raise Refused("nick", str(error)) from None
     old, guest.nick = guest.nick, nick
+    if chat.guests.get(guest.session) is not guest:  # he left while the name was being claimed
+        chat.backplane.release(guest.session, "")
+        return
+    if guest.seat is None:  # or was lost
+        chat.backplane.update(guest.person())
     seat.reply(Renamed(old=old, new=nick))
     seat.reply(Done(n=request.n))
 

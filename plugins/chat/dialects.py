@@ -52,6 +52,8 @@ _LAST_WORD = {"talk": "bye", "qq": "quit"}
 _WAITING_BYTES_MAX = 64 * 1024
 _REQUESTS_MAX = 32
 _NO_ANSWER_SECONDS = 20.0
+_NOTHING_NEW = b"(nothing new)"
+_CONTINUATION = "\n  | "
 
 _numbers = itertools.count(1)
 
@@ -85,6 +87,8 @@ class SimpleSeat(Seat):
             self._turn(message)
 
     def _turn(self, message: bytes) -> None:
+        if self._dialect == "qq" and message == _NOTHING_NEW:
+            return  # a server like us, brought together with us by a forged datagram: to answer would never end
         self._owes_answer = True
         self._newline = b"\n" if message.endswith(b"\n") else b""
         text = message.decode(errors="replace").strip("\r\n")
@@ -119,7 +123,8 @@ class SimpleSeat(Seat):
             case Said() | TopicSet() if self.guest is not None and event.nick == self.guest.nick:
                 pass
             case Said():
-                self._tell(f"* {event.nick} {event.text}" if event.action else f"{event.nick}: {event.text}")
+                text = event.text.replace("\n", _CONTINUATION)  # no line of it looks like another person's
+                self._tell(f"* {event.nick} {text}" if event.action else f"{event.nick}: {text}")
             case TopicSet():
                 self._tell(f"({event.nick} sets the topic: {event.topic})")
             case Told() if event.text == "bye" and self._dialect == "talk":
@@ -160,7 +165,7 @@ class SimpleSeat(Seat):
         if self._missed:
             self._waiting.appendleft(b"(%d messages missed)" % self._missed)
             self._missed = 0
-        answer = self._fitting() or (b"(no answer yet)" if self._dialect == "talk" else b"(nothing new)")
+        answer = self._fitting() or (b"(no answer yet)" if self._dialect == "talk" else _NOTHING_NEW)
         self.channel.send(answer + self._newline)
 
     def _fitting(self) -> bytes:

@@ -278,7 +278,9 @@ Events = (
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Requests)
 _events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Events)
-_stub: msgspec.json.Decoder[Any] = msgspec.json.Decoder(msgspec.defstruct("Stub", [("n", Number, 0), ("type", str, "")]))
+_stub: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    msgspec.defstruct("Stub", [("n", Number, 0), ("type", str, "")])
+)
 
 encode = _encoder.encode
 

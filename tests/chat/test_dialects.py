@@ -199,3 +199,36 @@ async def test_control_characters_reach_no_simple_client(hall: Hall) -> None:
     assert await said(ada, "\\x1b[2Jhere")
     await ada.client.say("lobby", "\x1b]0;x\x07\u202e")
     assert await turn_until_new(qq) == b"ada: \\x1b]0;x\\x07\\u202e"
+
+
+async def test_no_line_of_a_message_looks_like_somebody_elses(hall: Hall) -> None:
+    ada, qq = await hall.person("ada"), hall.simple("qq")
+    await qq.turn(b"here")
+    await said(ada, "here")
+    await ada.client.say("lobby", "hello\nbob: I agree")
+    assert await turn_until_new(qq) == b"ada: hello\n  | bob: I agree"
+
+
+async def test_two_servers_do_not_answer_each_other_for_ever(hall: Hall) -> None:
+    qq = hall.simple("qq")
+    answer = await qq.turn(b"forged")
+    await qq.send(answer)  # as another server of ours would
+    assert await qq.turn(b"") == b"(nothing new)"
+    assert qq.nothing_more()
+
+
+async def test_who_leaves_while_he_takes_a_name_leaves_no_ghost(hall: Hall) -> None:
+    ada = await hall.person("ada")
+    for number in range(10):
+        qq = hall.simple("qq")
+        await qq.turn(b"here %d" % number)
+        await said(ada, f"here {number}")
+        await qq.send(b"/nick ghost%d" % number)
+        await qq.send(b"quit")
+        while await qq.receive() != b"quit":
+            pass
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while [person.nick for person in (await ada.client.who()).people] != ["ada"]:
+            await asyncio.sleep(0.02)
+    for number in range(10):
+        await ada.client.rename(f"ghost{number}")

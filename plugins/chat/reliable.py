@@ -7,8 +7,9 @@ from the other side, and RECEIVED are those beyond it that are here already, so 
 Each message is kept until it is acknowledged and sent again when that takes too long, less and less often. Who hears
 nothing for `give_up_seconds` gives up: `lost` is set, and what `unacknowledged` counts may not have arrived.
 
-Invariants: messages are handed on in order, each once; at most `WINDOW_MESSAGES` are on their way, and no more, nor more
-than `_EARLY_BYTES_MAX`, are kept out of order: what is dropped comes again; a datagram that makes no sense changes nothing.
+Invariants: messages are handed on in order, each once; at most `WINDOW_MESSAGES` are on their way, and no more, nor
+more than `_EARLY_BYTES_MAX`, are kept out of order: what is dropped comes again; a datagram that makes no sense changes
+nothing.
 """
 
 from __future__ import annotations

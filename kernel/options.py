@@ -193,6 +193,9 @@ def _type_text(hint: Any) -> str:
         return _type_text(hint.__origin__)
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(str(value) for value in typing.get_args(hint))
+    kind = typing.get_origin(hint)
+    if isinstance(kind, type) and issubclass(kind, _STRUCTURES):
+        return "list" if issubclass(kind, _LISTS) else "table"
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     if parts and not isinstance(hint, type):
         return " or ".join(map(_type_text, parts))
@@ -204,4 +207,6 @@ def _default_text(default: object) -> str:
         return str(default).lower()
     if isinstance(default, str) and not default.isprintable():
         return repr(default)[1:-1]
+    if isinstance(default, _LISTS):
+        return ",".join(map(str, default))
     return "" if default in (None, dataclasses.MISSING) else str(default)

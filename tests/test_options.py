@@ -81,3 +81,5 @@ def test_each_option_can_describe_itself():
     assert fields["backlog"] == OptionField("backlog", "int >=1 <=4096", "128", "Connections that wait to be accepted.")
     assert fields["mode"].type == "verbatim|upper"
     assert fields["mode"].help == "What to answer."
+    assert (fields["words"].type, fields["words"].default) == ("list", "")
+    assert fields["table"].type == "table"

@@ -289,7 +289,6 @@ class Channel:
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`."""
-        self._is_open = False
         self._paused = False
         self.consumes_below_bytes = HIGH_WATER_BYTES if self._couples else _ALWAYS
         self._settle()

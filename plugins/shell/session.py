@@ -121,8 +121,7 @@ class Session:
             self._vigil = None
         missed, cut = self._replay.since(request.received)
         self._watch(channel, request.window_bytes)
-        self._input_room = WINDOW_BYTES
-        channel.send(Started(self.id, WINDOW_BYTES, cut, self._detach_seconds, self._input_bytes).encode())
+        channel.send(Started(self.id, self._input_room, cut, self._detach_seconds, self._input_bytes).encode())
         for at in range(0, len(missed), _UNWATCHED_BYTES):
             self._show(STDOUT, missed[at : at + _UNWATCHED_BYTES])
         if request.terminal is not None:

@@ -124,12 +124,16 @@ class Request:
             attach=(str, ""),
             received=(int, 0),
         )
+        try:
+            timeout_seconds = max(0.0, float(timeout))
+        except OverflowError:  # a whole number beyond all measure
+            timeout_seconds = 0.0
         _check_texts([*argv, *env, *env.values(), *offers, *offers.values(), cwd])
         if any("=" in name or not name for name in (*env, *offers)):
             raise ProtocolError("the name of a variable is empty or holds '='")
         terminal = None if given.get("terminal") is None else Terminal.read(given["terminal"])
         window = min(max(window, CHUNK_BYTES), _WINDOW_BYTES_MAX)
-        return cls(argv, env, offers, cwd, max(0.0, float(timeout)), terminal, window, attach, max(0, received))
+        return cls(argv, env, offers, cwd, timeout_seconds, terminal, window, attach, max(0, received))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ class Recorder:
         who = _UNSAFE.sub("-", principal)[:_PRINCIPAL_CHARS_MAX]
         self.path = os.path.join(directory, f"{moment}-{who}-{session}.cast")
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._file = open(descriptor, "w", encoding="utf-8", newline="\n")  # noqa: SIM115  # closed by `close`
+        # A title may hold bytes that are no text.
+        self._file = open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n")  # noqa: SIM115  # closed by `close`
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = time.monotonic()
         header = {

@@ -114,8 +114,12 @@ class Shell(Service):
                 title, who = shlex.join(job.argv), str(peer.principal)
                 entry.recorder = Recorder(options.record_dir, who, session.id, job.terminal, title)
             session.start(watcher)
-        except OSError as error:
+        except BaseException as error:
             del self._sessions[session.id]
+            if entry.recorder is not None:
+                entry.recorder.close()
+            if not isinstance(error, OSError):
+                raise
             raise Denied(f"no command can be started: {error.strerror}") from error
         return session
 

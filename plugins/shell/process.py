@@ -179,36 +179,48 @@ class Process:
         Raises:
             OSError: there are no descriptors left.
         """
-        with contextlib.ExitStack() as theirs:
-            orders, self._orders.descriptor = os.pipe()
-            theirs.callback(os.close, orders)
-            self._reports, reports = os.pipe()
-            theirs.callback(os.close, reports)
-            stdio = self._open_terminal() if self._job.terminal else self._open_pipes()
-            for descriptor in set(stdio):
-                theirs.callback(os.close, descriptor)
-            for descriptor in (self._orders.descriptor, self._input.descriptor, self._reports, *self._outputs.values()):
-                os.set_blocking(descriptor, False)
-            self._hand_over([orders, reports, *stdio], theirs.pop_all())
+        try:
+            self._begin()
+        except OSError:
+            self._finish()
+            raise
         self._orders.write(self._job.specification())
         self._loop.add_reader(self._reports, self._reports_readable)
         for stream, descriptor in self._outputs.items():
             self._loop.add_reader(descriptor, self._output_readable, stream)
 
-    def _open_pipes(self) -> list[int]:
+    def _begin(self) -> None:
+        with contextlib.ExitStack() as theirs:
+
+            def given(descriptor: int) -> int:
+                theirs.callback(os.close, descriptor)
+                return descriptor
+
+            orders, self._orders.descriptor = os.pipe()
+            given(orders)
+            self._reports, reports = os.pipe()
+            given(reports)
+            stdio = self._open_terminal(given) if self._job.terminal else self._open_pipes(given)
+            for descriptor in (self._orders.descriptor, self._input.descriptor, self._reports, *self._outputs.values()):
+                os.set_blocking(descriptor, False)
+            self._hand_over([orders, reports, *stdio], theirs.pop_all())
+
+    def _open_pipes(self, given: Callable[[int], int]) -> list[int]:
         stdin, self._input.descriptor = os.pipe()
-        out, stdout = os.pipe()
-        err, stderr = os.pipe()
-        self._outputs = {STDOUT: out, STDERR: err}
+        given(stdin)
+        self._outputs[STDOUT], stdout = os.pipe()
+        given(stdout)
+        self._outputs[STDERR], stderr = os.pipe()
+        given(stderr)
         with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: the default serves
-            fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self._outputs[STDOUT], fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         return [stdin, stdout, stderr]
 
-    def _open_terminal(self) -> list[int]:
+    def _open_terminal(self, given: Callable[[int], int]) -> list[int]:
         assert self._job.terminal is not None
-        master, slave = os.openpty()
-        self._outputs = {STDOUT: master}
-        self._input.descriptor = os.dup(master)
+        self._outputs[STDOUT], slave = os.openpty()
+        given(slave)
+        self._input.descriptor = os.dup(self._outputs[STDOUT])
         self.resize(self._job.terminal.columns, self._job.terminal.rows)
         return [slave, slave, slave]
 
@@ -388,7 +400,8 @@ class Writer:
         if self.descriptor < 0 or self._finishing:
             self._on_written(len(data))
             return
-        self._queue.append(memoryview(data))
+        if data:  # what costs no window must not cost memory
+            self._queue.append(memoryview(data))
         if not self._watching:
             self._writable()
 

@@ -337,14 +337,15 @@ class Process:
             self.end()  # nobody can hear what is left of it
         if self._reports >= 0:
             return
+        if not self._launched:  # the keeper has ended, or could not fork
+            self._finish()
+            self._owner.failed("start", errno.EAGAIN)
+            return
         if not self._gone:
             for stream in [stream for stream in self._outputs if stream not in self._paused]:
                 self._output_readable(stream)
         if not self._outputs and not self._over:
             self._finish()
-            if not self._launched:
-                self._owner.failed("start", errno.EAGAIN)
-                return
             status, cpu_seconds = self._exited or (signal.SIGKILL, 0.0)
             self._owner.ended(status, cpu_seconds, bool(self._gone))
 

@@ -99,7 +99,7 @@ async def test_ten_thousand_of_them(tmp_path: Path):
         [Request(["sleep", "9"]).encode(), bytes([Kind.RESIZE, 1])],
         [Request(["sleep", "9"]).encode(), credit(Kind.STDOUT, 1)[:-1]],
         [Request(["sleep", "9"]).encode(), bytes([Kind.EXIT])],
-        [Request(["sleep", "9"]).encode(), bytes([Kind.STDIN]) + bytes(300_000)],
+        [Request(["sleep", "9"]).encode(), bytes([Kind.STDIN]) + bytes(600_000)],
     ],
 )
 async def test_messages_that_make_no_sense_end_their_channel_and_nothing_else(tmp_path: Path, messages: list[bytes]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import uuid
 from pathlib import Path
 
@@ -115,12 +116,25 @@ async def test_a_supervisor_that_is_killed_takes_its_command_along(tmp_path: Pat
 async def test_a_keeper_that_is_killed_is_replaced(tmp_path: Path, mark: str):
     async with serving(FREE, tmp_path) as (_, client):
         command = await tree(client, mark, timeout_seconds=2.0)
-        kill(keeper_of(os.getpid()))
+        keeper = keeper_of(os.getpid())
+        kill(keeper)
+        await until(lambda: stat(keeper)[0] in "XZ")
         for _ in range(3):
             how, out, _ = await run(client, "echo", "still there")
             assert (how.status, out) == (0, b"still there\n")
         assert (await command.ended()).timed_out
         assert marked(mark) == []
+
+
+async def test_a_command_that_a_dying_keeper_was_asked_for_fails_in_words(tmp_path: Path):
+    async with serving(FREE, tmp_path) as (_, client):
+        keeper = keeper_of(os.getpid())
+        os.kill(keeper, signal.SIGSTOP)
+        command = await Collected(["echo"]).open(client)
+        await client.ping()  # the request is with the keeper, which does not see it
+        kill(keeper)
+        how = await command.ended()
+        assert (how.status, how.reason) == (126, "echo: cannot be started (start): resource temporarily unavailable")
 
 
 async def test_what_forks_all_the_time_is_ended_too(tmp_path: Path, mark: str):

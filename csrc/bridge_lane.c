@@ -175,9 +175,11 @@ static PyObject *lane_add(PyObject *object, PyObject *const *arguments, Py_ssize
                                          arguments[3], arguments[4]);
     if (port == NULL)
         return NULL;
+    self->last = NULL; /* borrowed from what may be replaced here */
     if (!self->is_knl) {
-        Py_XDECREF(self->ports);
+        PyObject *before = self->ports;
         self->ports = Py_NewRef(port);
+        Py_XDECREF(before);
     } else if (PyDict_SetItem(self->ports, arguments[0], (PyObject *)port) < 0) {
         Py_CLEAR(port);
     }

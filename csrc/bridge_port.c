@@ -255,14 +255,15 @@ static PyObject *port_take_piece(PyObject *object, PyObject *const *arguments, P
 
     if (count != 3)
         return PyErr_Format(PyExc_TypeError, "take_piece() takes 3 arguments, %zd given", count);
-    /* A checksum would need the prefix and the piece in one place: the session's way. */
-    if (!lane->is_knl || !(lane->is_inside && lane->is_open && self->is_open) || lane->flags & KF_KNL_CHECKSUM ||
-        !PyBytes_CheckExact(arguments[0]) || lane->out.total > BACKLOG_BYTES_MAX)
-        Py_RETURN_FALSE;
+    /* Before the port is looked at: either may run Python. */
     long long message_bytes = PyLong_AsLongLong(arguments[1]);
     int last = PyObject_IsTrue(arguments[2]);
     if (PyErr_Occurred())
         return NULL;
+    /* A checksum would need the prefix and the piece in one place: the session's way. */
+    if (!lane->is_knl || !(lane->is_inside && lane->is_open && self->is_open) || lane->flags & KF_KNL_CHECKSUM ||
+        !PyBytes_CheckExact(arguments[0]) || lane->out.total > BACKLOG_BYTES_MAX || message_bytes < 0)
+        Py_RETURN_FALSE;
     bool begins = account->sending_rest_bytes == BRIDGE_NOTHING;
     long long size = Py_SIZE(arguments[0]), framed = size + (begins ? BRIDGE_PREFIX_BYTES : 0);
     long long rest = (begins ? message_bytes : account->sending_rest_bytes) - size;

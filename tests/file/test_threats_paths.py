@@ -135,12 +135,13 @@ async def test_no_path_leads_out(serving: Serving, root: Path, outside: Path, tm
     (root / "magic").symlink_to("/proc/self/root")
     (root / "inside" / "up").symlink_to("..")
     there = os.fsencode(outside)
+    # Only files of this test are named: what would lead out would be overwritten and removed.
     paths = [
         b"..", b"../outside", b"../outside/secret", b"inside/../../outside/secret", b"./../outside/secret",
         b"//..//outside/secret", b"inside/up/../../outside/secret", b"..\0", b"a/b/../../../outside/secret",
         there, there + b"/secret", b"//" + there + b"/secret", b"/../../../../../.." + there + b"/secret",
         b"link", b"link/", b"link/secret", b"link/sub", b"link/new", b"link/sub/new", b"relative/secret", b"file-link",
-        b"file-link/", b"big-link", b"link/big", b"loop", b"loop/x", b"magic" + there + b"/secret", b"magic/etc/passwd",
+        b"file-link/", b"big-link", b"link/big", b"loop", b"loop/x", b"magic" + there + b"/secret",
         b"inside/up/link/secret", b"inside/up/../link/secret", b"secret\0", b"link\0/secret", b"\0", b".kernel-file",
         b".kernel-file/x.part", b"./.kernel-file/x", b"/.kernel-file", b"", b"/", b".", b"./", b"///",
     ]  # fmt: skip

@@ -167,6 +167,10 @@ class Chat(Service, Hub):
         session = session_name(request.session)
         guest = self.guests.get(session)
         resumed = guest is not None
+        if guest is not None and guest.principal != _proved(seat):  # the secret alone makes nobody him
+            reason = "the session is that of somebody who proved to be another: begin one of your own"
+            seat.reply(Failed(n=request.n, code="session", reason=reason))
+            return
         if guest is None:
             guest = self._new_guest(seat, session)
             if guest is None:
@@ -193,11 +197,8 @@ class Chat(Service, Hub):
     def _new_guest(self, seat: Seat, session: str) -> Guest | None:
         if len(self.guests) >= self.chat_options.people_max:
             return None
-        principal = seat.channel.peer.principal
-        # A simple client has not chosen his name: it shall not become somebody's own.
-        proved = "" if principal.mechanism == "none" or seat.channel.dialect else str(principal)
         options = self.chat_options
-        return Guest(session, proved, Allowance(options.messages_per_second, options.burst))
+        return Guest(session, _proved(seat), Allowance(options.messages_per_second, options.burst))
 
     async def _take_name(self, seat: Seat, guest: Guest, request: Hello) -> bool:
         try:
@@ -242,6 +243,12 @@ class Chat(Service, Hub):
             if guest.seat is not None:
                 seat, guest.seat = guest.seat, None
                 seat.end(Code.CANCELLED, "the same session has come to another server")
+
+
+def _proved(seat: Seat) -> str:
+    """Who he proved to be; empty: nobody. A simple client has not chosen his name: it shall not become his own."""
+    principal = seat.channel.peer.principal
+    return "" if principal.mechanism == "none" or seat.channel.dialect else str(principal)
 
 
 class Door(ChannelHandler):

@@ -259,6 +259,17 @@ async def test_the_same_session_takes_its_seat_again(serve: MakePlace) -> None:
     assert [info.nick for info in (await second.client.who()).people] == ["ada"]
 
 
+async def test_a_secret_alone_does_not_make_somebody_who_proved_to_be_another(serve: MakePlace) -> None:
+    place = await serve()
+    proved = await place.person("ada", "unix", session="secret")
+    with pytest.raises(RequestFailed, match="the session is that of somebody who proved to be another"):
+        await place.person("ada", "tcp", session="secret")
+    [info] = (await proved.client.who()).people
+    assert (info.nick, info.away) == ("ada", False)
+    again = await place.person("ada", "unix", session="secret")
+    assert (await again.client.who()).people[0].principal == info.principal
+
+
 async def test_the_name_of_somebody_who_may_come_back_is_kept_for_a_while(serve: MakePlace) -> None:
     place = await serve("chat?store=memory&linger_seconds=3")
     ada, bob = await place.person("ada", session="secret"), await place.person("bob")

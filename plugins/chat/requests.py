@@ -39,6 +39,7 @@ from .rooms import said_in_room
 from .text import clean, clean_line
 
 if TYPE_CHECKING:
+    from . import rooms
     from .people import Guest
     from .seat import Seat
     from .service import Chat
@@ -76,16 +77,19 @@ def _refusable(handler: Handler) -> Handler:
         except Refused as error:
             seat.reply(Failed(n=request.n, code=error.code, reason=str(error)))
             return None
-        return None if work is None else _until_refused(work, seat, request)
+        return None if work is None else _until_refused(chat, work, seat, request)
 
     return handle
 
 
-async def _until_refused(work: Coroutine[Any, Any, None], seat: Seat, request: Request) -> None:
+async def _until_refused(chat: Chat, work: Coroutine[Any, Any, None], seat: Seat, request: Request) -> None:
     try:
         await work
     except Refused as error:
         seat.reply(Failed(n=request.n, code=error.code, reason=str(error)))
+    except Exception:
+        chat.context.log.exception("a request failed", extra={"request": type(request).__name__})
+        seat.reply(Failed(n=request.n, code="internal", reason="the server could not do that: its log says why"))
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
@@ -167,11 +171,26 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
     if name not in guest.rooms and len(guest.rooms) >= limit:
         raise Refused("rooms", f"you are in {limit} rooms, which is all that you may: leave one")
     room = chat.rooms.get(name)
+    was_here = seat in room.seats
     seat.begin_join(name)
     room.seats[seat] = None
     if name not in guest.rooms:
         guest.rooms[name] = None
         chat.backplane.update(guest.person())
+    try:
+        answer = await _entered(chat, room, request)
+    except Exception:
+        seat.fail_join(name)
+        if not was_here and room.seats.pop(seat, seat) is None:
+            guest.rooms.pop(name, None)
+            chat.backplane.update(guest.person())
+        raise
+    seat.end_join(name, answer, answer.last_id)
+
+
+async def _entered(chat: Chat, room: rooms.Room, request: Join) -> Room:
+    """What somebody sees who comes in."""
+    name = room.name
     last_id = room.last_id if request.since is None else request.since
     if request.since is None:
         count = min(max(request.last, 0), PAGE_MESSAGES_MAX)
@@ -182,7 +201,7 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
         messages, more = _fit(page, newest=False)
     if messages or page.entries:
         last_id = (messages or page.entries)[-1].id
-    answer = Room(
+    return Room(
         room=name,
         n=request.n,
         topic=room.topic,
@@ -192,7 +211,6 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
         more=more,
         logged=is_logged(name) and chat.chat_options.history,
     )
-    seat.end_join(name, answer, last_id)
 
 
 def _leave(chat: Chat, seat: Seat, guest: Guest, request: Leave) -> None:

@@ -139,6 +139,10 @@ class Seat(ChannelHandler):
         self.reply(answer)
         self.send([payload for id_, payload in self._joining.pop(room, []) if id_ > last_id])
 
+    def fail_join(self, room: str) -> None:
+        """There is no answer; what has happened since is not lost for who was here before."""
+        self.send([payload for _, payload in self._joining.pop(room, [])])
+
     def _fall_behind(self, pending: int) -> None:
         loop = asyncio.get_running_loop()
         self._host.behind.add(self)

@@ -180,7 +180,15 @@ class Chat(Service, Hub):
             return
         self._sit(seat, guest)
         seat.begin_join(MAILBOX)
-        missed = await self.backplane.page(MAILBOX + session, after=request.since, count=_TOLD_MAX)
+        try:
+            missed = await self.backplane.page(MAILBOX + session, after=request.since, count=_TOLD_MAX)
+        except Exception:
+            self.context.log.exception("a mailbox cannot be read")
+            seat.fail_join(MAILBOX)
+            reason = "the server cannot read what you were told: its log says why"
+            seat.reply(Failed(n=request.n, code="internal", reason=reason))
+            seat.leave()
+            return
         options = self.chat_options
         welcome = Welcome(
             nick=guest.nick,

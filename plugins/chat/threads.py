@@ -7,7 +7,6 @@ batches. What is called back comes in the order of the calls.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -82,7 +81,7 @@ class StoreThreads:
     async def _write_batch(self, posts: list[Post]) -> list[Entry | None] | NotPosted:
         try:
             return await self.write(lambda: self._store.append(posts))
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is: those who wait for this batch, and for the next ones, hear of it
             return NotPosted(f"the history cannot be written: {error}")
 
     async def write(self, work: Callable[[], T]) -> T:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import sqlite3
 
 import pytest
 
 from kernel import Code, OptionError, Server
 from kernel.plugins.chat.client import ChatClient, RequestFailed
 from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
+from kernel.plugins.chat.store import Store
 
 from .conftest import MakePlace, Person
 
@@ -236,6 +238,47 @@ async def test_a_number_that_no_database_holds_is_refused_and_disturbs_nobody(se
             assert b'"code":"bad"' in answer
         assert await ada.client.say("lobby", "still here")
         await ada.until(lambda ada: ada.texts() == ["still here"])
+
+
+async def test_a_history_that_cannot_be_read_is_an_answer_and_holds_nobody_up(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob", "tcp", "tea")
+
+    async def broken(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with asyncio.timeout(30):
+        with monkeypatch.context() as patched:
+            patched.setattr(place.chat.backplane, "page", broken)
+            for request in (ada.client.join("lobby"), bob.client.join("lobby"), ada.client.history("lobby")):
+                with pytest.raises(RequestFailed, match="the server could not do that"):
+                    await request
+            with pytest.raises(RequestFailed, match="the server cannot read what you were told"):
+                await place.person("eve")
+        with pytest.raises(RequestFailed, match="you are not in the room"):
+            await bob.client.say("lobby", "not here")
+        await ada.client.say("lobby", "still here")
+        await ada.until(lambda ada: ada.texts() == ["still here"])
+        await bob.client.join("lobby")
+
+
+async def test_whatever_fails_in_the_writer_is_told_to_who_posted(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await serve()
+    ada = await place.person("ada")
+
+    def broken(*_: object) -> None:
+        raise OverflowError("too large")
+
+    async with asyncio.timeout(30):
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "append", broken)
+            with pytest.raises(RequestFailed, match="not delivered: the history cannot be written: too large"):
+                await ada.client.say("lobby", "lost")
+        assert await ada.client.say("lobby", "kept")
 
 
 async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:

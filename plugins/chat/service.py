@@ -26,6 +26,7 @@ from .requests import HANDLERS
 from .rooms import Room, Rooms, told
 from .seat import Seat
 from .store import MEMORY, Retention, Store
+from .text import clean_line
 
 _TOLD_MAX = 200
 
@@ -134,7 +135,7 @@ class Chat(Service, Hub):
             self.context.log.warning("a slow reader was evicted", extra={"nick": guest.nick, "reason": reason})
         linger = self.chat_options.linger_seconds
         if seat.leaving is not None or not linger:
-            self._forget(guest, reason if seat.leaving is None else seat.leaving)
+            self._forget(guest, clean_line(reason)[:200] if seat.leaving is None else seat.leaving)
             return
         why = "was too slow" if code is Code.SLOW_READER else "connection lost"
         guest.lingers = asyncio.get_running_loop().call_later(linger, self._forget, guest, why)

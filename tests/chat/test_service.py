@@ -281,6 +281,17 @@ async def test_whatever_fails_in_the_writer_is_told_to_who_posted(
         assert await ada.client.say("lobby", "kept")
 
 
+async def test_a_connections_last_words_steer_nothing(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&linger_seconds=0")
+    ada, bob = await place.person("ada"), await place.person("bob")
+    assert ada.client._line is not None
+    ada.client._closing = True  # he does not come back by himself
+    ada.client._line.channel.reset(Code.CANCELLED, "gone\u202e\n" + 300 * "x")
+    await bob.until(lambda bob: any(event.left for event in bob.of(Presence)))
+    [left] = [left for event in bob.of(Presence) for left in event.left]
+    assert (left.reason.isprintable(), len(left.reason), left.reason[:4]) == (True, 200, "gone")
+
+
 async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:
     place = await serve()
     people = [await place.person(f"on-{transport}", transport) for transport in place.endpoints]

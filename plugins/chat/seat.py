@@ -18,6 +18,7 @@ from kernel import Channel, ChannelHandler, Code
 
 from .lines import Line
 from .options import ChatOptions
+from .people import Allowance
 from .protocol import BadMessage, Event, Failed, Hello, Notice, Quit, Requests, Say, decode_request, encode
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Seat(ChannelHandler):
     """
 
     __slots__ = (
-        "_behind_until", "_busy", "_host", "_joining", "_line", "_progress_at", "_progress_bytes",
+        "_behind_until", "_busy", "_hellos", "_host", "_joining", "_line", "_progress_at", "_progress_bytes",
         "_pump_timer", "_queue", "_told_slow", "guest", "leaving", "posting",
     )  # fmt: skip
 
@@ -93,6 +94,7 @@ class Seat(ChannelHandler):
         self._progress_at = 0.0
         self._progress_bytes = 0
         self._told_slow = False
+        self._hellos: Allowance | None = None
         self.posting = 0
         self.guest: Guest | None = None
         self.leaving: str | None = None
@@ -238,12 +240,16 @@ class Seat(ChannelHandler):
             return _LOOK_SECONDS
         if isinstance(request, Say) and self._host.is_held(request.room):
             return _LOOK_SECONDS
-        if self.guest is None or isinstance(request, Hello | Quit):
+        if isinstance(request, Quit) or (self.guest is None and not isinstance(request, Hello)):
             return 0.0
-        wait = self.guest.allowance.take(asyncio.get_running_loop().time())
+        options = self._host.chat_options
+        if self.guest is not None:
+            allowance = self.guest.allowance
+        else:  # to claim a name is work, also when it fails
+            allowance = self._hellos = self._hellos or Allowance(options.messages_per_second, options.burst)
+        wait = allowance.take(asyncio.get_running_loop().time())
         if wait and not self._told_slow:
             self._told_slow = True
-            options = self._host.chat_options
             rate = f"{options.messages_per_second:g} a second, {options.burst} at once"
             self.reply(Notice(text=f"you send faster than this server takes messages ({rate}): they go out slowly"))
         return wait

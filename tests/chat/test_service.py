@@ -292,6 +292,17 @@ async def test_a_connections_last_words_steer_nothing(serve: MakePlace) -> None:
     assert (left.reason.isprintable(), len(left.reason), left.reason[:4]) == (True, 200, "gone")
 
 
+async def test_hellos_are_limited_too(serve: MakePlace) -> None:
+    from kernel import connect
+
+    place = await serve("chat?store=memory&messages_per_second=1&burst=2")
+    async with connect(place.endpoints["tcp"], "chat") as channel, asyncio.timeout(30):
+        for _ in range(3):
+            channel.send(b'{"type":"hello","nick":"a b"}')
+        answers = [await channel.receive() or b"" for _ in range(4)]
+        assert ["faster than" in answer.decode() for answer in answers] == [False, False, True, False]
+
+
 async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:
     place = await serve()
     people = [await place.person(f"on-{transport}", transport) for transport in place.endpoints]

@@ -169,7 +169,8 @@ class Kernel(Contestant):
     async def start(self, members: int, stack: AsyncExitStack) -> None:
         ready = self.place / f"{type(self).__name__}.json"
         store = self.place / f"{type(self).__name__}.sqlite"
-        limits = "messages_per_second=1000000&burst=1000000&people_max=5000&slow_reader_seconds_max=60"
+        rate = "messages_per_second=1000000&burst=1000000&slow_reader_seconds_max=60"
+        limits = f"{rate}&people_max=5000&people_per_source_max=5000"
         plugin = f"chat?store={store}&{limits}{self.options}"
         endpoint = f"tcp://127.0.0.1:0?framing={self.framing}"
         kernel = Path(sys.executable).with_name("kernel")

@@ -15,12 +15,13 @@ import os
 from dataclasses import dataclass
 
 from kernel.api import Connection
+from kernel.endpoint import network_of
 from kernel.errors import Code
 from kernel.limits import Limits
 
 _EXEMPT = "this machine"
 _LOOPBACK = ("127.0.0.1", "::1")
-_IPV6_SOURCE_BITS = 64
+_LOOPBACK_PREFIXES = ("127.0.0.1:", "[::1]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +104,7 @@ def source_of(connection: Connection) -> str:
     uid = connection.principal.uid
     if uid is not None:
         return _EXEMPT if uid == os.geteuid() else f"user {uid}"
-    host = connection.peer.rpartition(":")[0].strip("[]").partition("%")[0]
-    if host in _LOOPBACK:
+    if connection.peer.startswith(_LOOPBACK_PREFIXES):  # without a look at ipaddress, which takes milliseconds
         return _EXEMPT
-    import ipaddress  # takes milliseconds, which a server that stays on its machine need not spend
-
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return connection.peer
-    if address.version == 6:
-        if address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        else:
-            return str(ipaddress.ip_network((address, _IPV6_SOURCE_BITS), strict=False))
-    return _EXEMPT if str(address) in _LOOPBACK else str(address)
+    source = network_of(connection.peer)
+    return _EXEMPT if source in _LOOPBACK else source

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from kernel.endpoint import Endpoint
+from kernel.endpoint import Endpoint, network_of
 from kernel.errors import Code
 from kernel.limits import Limits
 
@@ -339,6 +339,11 @@ class Peer:
     transport: str
     principal: Principal = ANONYMOUS
     dialect: str = ""
+
+    @property
+    def source(self) -> str:
+        """On whose account its doings go: who it proved to be, else its address, without the port, for IPv6 its /64."""
+        return str(self.principal) if self.principal.mechanism != "none" else network_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)

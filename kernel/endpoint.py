@@ -18,6 +18,7 @@ _SHAPE = re.compile(
 )
 # A percent sign may stand for itself (`fe80::1%eth0`), except where two digits behind it would change its meaning.
 _LOOKS_QUOTED = re.compile("%(?=[0-9A-Fa-f]{2})")
+_IPV6_CUSTOMER_BITS = 64
 _EXAMPLES = "for example tcp://127.0.0.1:7000, udp://[::1]:7000 or unix:/run/user/1000/kernel.sock"
 
 
@@ -106,3 +107,24 @@ class Endpoint:
 def format_host_port(host: str, port: int) -> str:
     """The inverse of `Endpoint.host_port`: IPv6 addresses get their brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def network_of(address: str) -> str:
+    """What one customer has of addresses: `host:port` without the port, for IPv6 its network of 64 bits.
+
+    What is no IP address stays as it is.
+    """
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    if not host:
+        return address
+    import ipaddress  # takes milliseconds, which a server that stays on its machine need not spend
+
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return host
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(parsed if parsed.is_loopback else ipaddress.ip_network((parsed, _IPV6_CUSTOMER_BITS), strict=False))

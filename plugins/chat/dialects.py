@@ -79,6 +79,7 @@ class SimpleSeat(Seat):
 
     def opened(self, channel: Channel) -> None:
         self._line = Line(channel)
+        self.source = self._host.source(channel.peer.source)
         self._queue.extend([Hello(nick=f"{self._dialect}-{next(_numbers)}"), Join(room=self._room, last=0)])
         self.pump()
 

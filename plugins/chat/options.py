@@ -27,6 +27,10 @@ class ChatOptions:
     backplane_credentials: Annotated[str, Meta(description="a file with NATS credentials, as nsc makes it")] = ""
     message_bytes_max: Annotated[int, Meta(ge=1, le=16 * KIB, description="the longest message")] = 4 * KIB
     messages_per_second: Annotated[float, Meta(gt=0, description="what one person may send; told to everybody")] = 5.0
+    messages_per_second_per_source: Annotated[
+        float,
+        Meta(ge=0, description="what all may send who come from one address, or proved the same; 0: as one person"),
+    ] = 0.0
     burst: Annotated[int, Meta(ge=1, description="how many messages may come at once")] = 20
     send_buffer_bytes_max: Annotated[
         int, Meta(ge=64 * KIB, le=16 * MIB, description="what may wait for one reader; who is beyond it is evicted")
@@ -42,6 +46,9 @@ class ChatOptions:
         "lobby"
     )
     people_max: Annotated[int, Meta(ge=1, description="people on this server")] = 10_000
+    people_per_source_max: Annotated[
+        int, Meta(ge=1, description="of them, from one address, or who proved the same")
+    ] = 1000
 
 
 def default_store() -> str:

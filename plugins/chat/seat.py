@@ -18,11 +18,27 @@ from kernel import Channel, ChannelHandler, Code
 
 from .lines import Line
 from .options import ChatOptions
-from .people import Allowance
-from .protocol import BadMessage, Event, Failed, Hello, Notice, Quit, Requests, Say, decode_request, encode
+from .protocol import (
+    BadMessage,
+    Event,
+    Failed,
+    Hello,
+    Notice,
+    Quit,
+    Rename,
+    Request,
+    Requests,
+    Say,
+    Search,
+    SetTopic,
+    Tell,
+    decode_request,
+    encode,
+)
+from .sources import Allowance, Source
 
 if TYPE_CHECKING:
-    from .people import Guest, Patience
+    from .people import Guest
 
 NO_ID = 1 << 62
 """The id of what has none: larger than any, so that nothing that was asked for holds it already."""
@@ -35,6 +51,9 @@ _PROGRESS_SECONDS = 0.25
 _PROGRESS_BYTES = 16 * 1024
 _RELIEVED_SHARE = 8
 _BEHIND_SHARE = 4
+_TALK = (Say, Tell, SetTopic, Rename)
+# What a request costs of an allowance, where it is more than the others.
+_COSTS: dict[type[Request], float] = {Search: 5.0}
 
 
 class Host(Protocol):
@@ -59,9 +78,8 @@ class Host(Protocol):
     def caught_up(self, seat: Seat) -> None:
         """The seat is not behind any more."""
 
-    @property
-    def patience(self) -> Patience:
-        """With those who read nothing."""
+    def source(self, name: str) -> Source:
+        """What those share who come from one place."""
 
     def gone(self, seat: Seat, code: Code, reason: str) -> None:
         """The seat's channel is over."""
@@ -74,13 +92,14 @@ class Seat(ChannelHandler):
 
     Attributes:
         guest: who sits here; None before he has said hello.
+        source: on whose account he is here.
         posting: how many of his posts are not in their logs yet.
         leaving: why he leaves for good; None while he does not.
     """
 
     __slots__ = (
-        "_behind_until", "_busy", "_hellos", "_host", "_joining", "_line", "_progress_at", "_progress_bytes",
-        "_pump_timer", "_queue", "_told_slow", "guest", "leaving", "posting",
+        "_behind_until", "_busy", "_granted_at", "_hellos", "_host", "_joining", "_line", "_progress_at",
+        "_progress_bytes", "_pump_timer", "_queue", "_reserved", "_told_slow", "guest", "leaving", "posting", "source",
     )  # fmt: skip
 
     def __init__(self, host: Host) -> None:
@@ -95,6 +114,9 @@ class Seat(ChannelHandler):
         self._progress_bytes = 0
         self._told_slow = False
         self._hellos: Allowance | None = None
+        self._granted_at: float | None = None
+        self._reserved: list[tuple[Allowance, float]] = []
+        self.source: Source
         self.posting = 0
         self.guest: Guest | None = None
         self.leaving: str | None = None
@@ -175,13 +197,7 @@ class Seat(ChannelHandler):
             return True
         read_bytes, self._progress_bytes = self._progress_bytes - pending, pending
         self._progress_at = now
-        return read_bytes >= _PROGRESS_BYTES or self._host.patience.spend(self._source, waited, now)
-
-    @property
-    def _source(self) -> str:
-        """Where he comes from: who he proved to be, or his address without the port."""
-        peer = self.channel.peer
-        return str(peer.principal) if peer.principal.mechanism != "none" else peer.address.rpartition(":")[0]
+        return read_bytes >= _PROGRESS_BYTES or self.source.patience.spend(now, waited)
 
     def evict(self, reason: str) -> None:
         """He does not read."""
@@ -202,6 +218,7 @@ class Seat(ChannelHandler):
 
     def opened(self, channel: Channel) -> None:
         self._line = self._host.line(channel)
+        self.source = self._host.source(channel.peer.source)
 
     def on_messages(self, channel: Channel, messages: list[bytes]) -> None:
         assert self._line is not None
@@ -221,6 +238,7 @@ class Seat(ChannelHandler):
             if wait:
                 self._pump_timer = asyncio.get_running_loop().call_later(wait, self.pump)
                 break
+            self._granted_at = None
             work = self._host.handle(self, self._queue.popleft())
             if work is not None:
                 self._busy = True
@@ -242,17 +260,28 @@ class Seat(ChannelHandler):
             return _LOOK_SECONDS
         if isinstance(request, Quit) or (self.guest is None and not isinstance(request, Hello)):
             return 0.0
+        now = asyncio.get_running_loop().time()
+        if self._granted_at is None:
+            self._granted_at = now + self._reserve(request, now)
+        return max(self._granted_at - now, 0.0)
+
+    def _reserve(self, request: Requests, now: float) -> float:
+        """Have the request paid for, by him and by his source; in how many seconds it may be carried out."""
         options = self._host.chat_options
         if self.guest is not None:
-            allowance = self.guest.allowance
+            own = self.guest.allowance
         else:  # to claim a name is work, also when it fails
-            allowance = self._hellos = self._hellos or Allowance(options.messages_per_second, options.burst)
-        wait = allowance.take(asyncio.get_running_loop().time())
-        if wait and not self._told_slow:
+            own = self._hellos = self._hellos or Allowance(options.messages_per_second, options.burst)
+        shared = self.source.talk if isinstance(request, _TALK) else self.source.work
+        cost = _COSTS.get(type(request), 1.0)
+        self._reserved = [(own, cost), (shared, cost)]
+        own_wait, shared_wait = own.reserve(now, cost), shared.reserve(now, cost)
+        if (own_wait or shared_wait) and not self._told_slow:
             self._told_slow = True
+            who = "you send" if own_wait >= shared_wait else f"all who come as '{self.source.name}' send"
             rate = f"{options.messages_per_second:g} a second, {options.burst} at once"
-            self.reply(Notice(text=f"you send faster than this server takes messages ({rate}): they go out slowly"))
-        return wait
+            self.reply(Notice(text=f"{who} faster than this server takes messages ({rate}): they go out slowly"))
+        return max(own_wait, shared_wait)
 
     async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -277,4 +306,7 @@ class Seat(ChannelHandler):
         if self._line is not None:
             self._line.closed()
         self._queue.clear()
+        if self._granted_at is not None:
+            for allowance, cost in self._reserved:
+                allowance.give_back(cost)
         self._host.gone(self, code, reason)

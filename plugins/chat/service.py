@@ -20,11 +20,12 @@ from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick, check_room
 from .options import ChatOptions, default_store
-from .people import Allowance, Guest, Patience, known_as, session_name
+from .people import Guest, known_as, session_name
 from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
 from .rooms import Room, Rooms, told
 from .seat import Seat
+from .sources import Allowance, Source, Sources
 from .store import MEMORY, Retention, Store
 from .text import clean_line
 
@@ -48,7 +49,7 @@ class Chat(Service, Hub):
             raise OptionError(f"chat: option 'dialect_room={options.dialect_room}': {error}") from None
         self.guests: dict[str, Guest] = {}
         self.behind: set[Seat] = set()
-        self.patience = Patience(options.slow_reader_seconds_max)
+        self.sources = Sources(options)
         self.rooms = Rooms(self.behind, options.send_buffer_bytes_max)
         self.seats: set[Seat] = set()
         self.backplane = self._make_backplane()
@@ -102,6 +103,9 @@ class Chat(Service, Hub):
     def line(self, channel: Channel) -> Line:
         return line_over(channel, SERVER_GIVES_UP_SECONDS)
 
+    def source(self, name: str) -> Source:
+        return self.sources.get(name)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> object:
         return self.context.spawn(work)
 
@@ -150,8 +154,13 @@ class Chat(Service, Hub):
         """He has left, or has not come back."""
         self._stop_lingering(guest)
         if self.guests.get(guest.session) is guest:
-            del self.guests[guest.session]
+            self._drop(guest)
             self.backplane.release(guest.session, reason)
+
+    def _drop(self, guest: Guest) -> None:
+        """He is none of ours any more."""
+        del self.guests[guest.session]
+        self.sources.go(guest.source)
 
     def _stop_lingering(self, guest: Guest) -> None:
         if guest.lingers is not None:
@@ -173,11 +182,18 @@ class Chat(Service, Hub):
             seat.reply(Failed(n=request.n, code="session", reason=reason))
             return
         if guest is None:
-            guest = self._new_guest(seat, session)
-            if guest is None:
-                seat.reply(Failed(n=request.n, code="full", reason="the chat is full: try again later"))
+            if why := self.sources.why_full(seat.source):
+                seat.reply(Failed(n=request.n, code="full", reason=why))
                 return
+            options = self.chat_options
+            allowance = Allowance(options.messages_per_second, options.burst)
+            guest = Guest(session, _proved(seat), seat.source, allowance)
         if not await self._take_name(seat, guest, request):
+            return
+        if why := self._why_not_in(guest):
+            if session not in self.guests:
+                self.backplane.release(session, why)
+            seat.reply(Failed(n=request.n, code="full", reason=why))
             return
         self._sit(seat, guest)
         seat.begin_join(MAILBOX)
@@ -203,11 +219,17 @@ class Chat(Service, Hub):
         )
         seat.end_join(MAILBOX, welcome, missed.entries[-1].id if missed.entries else request.since)
 
-    def _new_guest(self, seat: Seat, session: str) -> Guest | None:
-        if len(self.guests) >= self.chat_options.people_max:
-            return None
-        options = self.chat_options
-        return Guest(session, _proved(seat), Allowance(options.messages_per_second, options.burst))
+    def _why_not_in(self, guest: Guest) -> str:
+        """He takes a place, unless he has one; or why there is none. Others may have come while he took his name."""
+        if self.guests.get(guest.session) is guest:
+            return ""
+        if guest.session in self.guests:
+            return "the same session has just come by another connection"
+        if why := self.sources.why_full(guest.source):
+            return why
+        self.guests[guest.session] = guest
+        self.sources.come(guest.source)
+        return ""
 
     async def _take_name(self, seat: Seat, guest: Guest, request: Hello) -> bool:
         try:
@@ -223,7 +245,6 @@ class Chat(Service, Hub):
         """He is here, by this connection and no other."""
         self._stop_lingering(guest)
         before, guest.seat = guest.seat, seat
-        self.guests[guest.session] = guest
         seat.guest = guest
         if before is not None:
             before.end(Code.CANCELLED, "the same session has come by another connection")
@@ -248,7 +269,7 @@ class Chat(Service, Hub):
         guest = self.guests.get(new.session) if new is not None else None
         if guest is not None and new is not None and new.node != self.backplane.node:
             self._stop_lingering(guest)
-            del self.guests[guest.session]
+            self._drop(guest)
             if guest.seat is not None:
                 seat, guest.seat = guest.seat, None
                 seat.end(Code.CANCELLED, "the same session has come to another server")

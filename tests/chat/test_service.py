@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import pwd
+import re
 import sqlite3
 
 import pytest
@@ -14,7 +17,7 @@ from kernel.plugins.chat.client import ChatClient, RequestFailed
 from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
 from kernel.plugins.chat.store import Store
 
-from .conftest import MakePlace, Person
+from .conftest import MakePlace, Person, Place
 
 
 async def test_people_on_three_transports_share_a_room(serve: MakePlace) -> None:
@@ -301,6 +304,54 @@ async def test_hellos_are_limited_too(serve: MakePlace) -> None:
             channel.send(b'{"type":"hello","nick":"a b"}')
         answers = [await channel.receive() or b"" for _ in range(4)]
         assert ["faster than" in answer.decode() for answer in answers] == [False, False, True, False]
+
+
+async def burst_seconds(place: Place, people: list[Person]) -> float:
+    """How long it takes 30 messages to be said, by however many."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    speakers = itertools.cycle(people)
+    await asyncio.gather(*(next(speakers).client.say("lobby", str(number)) for number in range(30)))
+    return loop.time() - started
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix", "udp"])
+async def test_ten_connections_of_one_source_talk_no_faster_than_one(serve: MakePlace, transport: str) -> None:
+    place = await serve("chat?store=memory&messages_per_second=50&burst=5")
+    people = [await place.person(f"p{number}", transport) for number in range(10)]
+    assert await burst_seconds(place, people) >= 0.49
+    [notice, *_] = [notice for person in people for notice in person.of(Notice)]
+    assert re.match(r"all who come as '(127.0.0.1|unix:\w+)' send faster than this server takes messages", notice.text)
+
+
+async def test_behind_a_proxy_a_source_may_have_more(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&messages_per_second=0.001&burst=3&messages_per_second_per_source=0.01")
+    people = [await place.person(f"p{number}", "tcp") for number in range(10)]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(person.client.say("lobby", "hello") for person in people))
+
+
+async def test_one_source_does_not_fill_the_chat(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&people_per_source_max=3&linger_seconds=0")
+    people = [await place.person(f"p{number}", "tcp") for number in range(3)]
+    with pytest.raises(RequestFailed, match=r"3 people are here as '127.0.0.1', which is all that may be"):
+        await place.person("one-more", "udp")
+    await place.person("another", "unix")
+    await people[0].leave()
+    await place.person("one-more", "udp")
+
+
+async def test_hellos_of_one_source_are_limited_together(serve: MakePlace) -> None:
+    from kernel import connect
+
+    place = await serve("chat?store=memory&messages_per_second=0.01&burst=2")
+    told = 0
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(30):
+        for _ in range(21):
+            channel = await stack.enter_async_context(connect(place.endpoints["tcp"], "chat"))
+            channel.send(b'{"type":"hello","nick":"a b"}')
+            told += b"all who come as '127.0.0.1' send faster than" in (await channel.receive() or b"")
+    assert told == 1
 
 
 async def test_a_server_that_stops_does_not_wait_for_people(serve: MakePlace) -> None:

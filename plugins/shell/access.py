@@ -66,7 +66,7 @@ class Access:
 
     Raises:
         OptionError: a template that cannot be understood.
-        StartError: a user that is not there, or that we may not become.
+        StartError: a user that is not there, or that we may not become; rights that nobody unknown gets.
     """
 
     def __init__(self, options: ShellOptions) -> None:
@@ -75,6 +75,7 @@ class Access:
         # Whoever has not said who he is (a dialect's client) gets more only where `anonymous` is named.
         self._anyone = _Rule(Grant(options.allow))
         self._grants = [(name, _Rule(grant)) for name, grant in options.principals.items()]
+        self._check_anonymous(options)
         self._account = Account.find(options.user)
         self._limits = {
             "RLIMIT_CORE": 0,
@@ -84,6 +85,17 @@ class Access:
             "RLIMIT_FSIZE": options.file_bytes_max,
             "RLIMIT_CPU": options.cpu_seconds_max,
         }
+
+    @staticmethod
+    def _check_anonymous(options: ShellOptions) -> None:
+        """Anybody who can connect is a hole, not a client."""
+        grant = options.principals.get("anonymous")
+        right = "free" if grant and grant.free else "pty" if grant and grant.pty else ""
+        if options.dialects_for_anyone and right:
+            raise StartError(
+                f"the service shell: principals.anonymous has {right}, so anybody who can connect could run anything: "
+                f"leave {right} out, and name in 'allow' what anybody may run"
+            )
 
     @property
     def runs_as_root(self) -> bool:
@@ -177,10 +189,16 @@ class Access:
         }
         if request.terminal is not None:
             env["TERM"] = request.terminal.term
-        env |= {name: value for name, value in request.offers.items() if self._may_set(name)}
+        env |= {
+            name: value
+            for name, value in request.offers.items()
+            if self._may_set(name) and (free or not _names_file(name, value))
+        }
         for name, value in request.env.items():
             if not (free or self._may_set(name)):
                 raise Denied(f"the variable '{name}' may not be set here: {', '.join(options.env_allowed)} may")
+            if not free and _names_file(name, value):
+                raise Denied(f"the variable '{name}' may not be '{value}' here: it would name a file")
             env[name] = value
         return env
 
@@ -195,6 +213,14 @@ class _Rule:
         self.grant = grant
         self.templates = [Template(given) for given in grant.allow]
         self.account = Account.find(grant.user) if grant.user else None
+
+
+def _names_file(name: str, value: str) -> bool:
+    """Whether the C library might read a file of the client's choice for the value of a variable that looks harmless:
+    what it takes for a zone or a language it looks for below a directory of its own."""
+    if name == "TZ":
+        return value.startswith(("/", ":")) or ".." in value
+    return (name == "LANG" or name.startswith("LC_")) and ("/" in value or "%" in value)
 
 
 def _refusal(argv: list[str], templates: list[Template], mismatch: Mismatch) -> str:

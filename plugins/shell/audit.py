@@ -66,20 +66,19 @@ class Entry:
             fields["reason"] = self.reason
         if not self.nothing_left:
             fields["survivors"] = 1
-        log.info("a command ended", extra=_who(self.peer) | _what(self.argv, self.cwd, self.user) | fields)
+        log.info("a command ended", extra=_who(self.peer) | _what(shlex.join(self.argv), self.cwd, self.user) | fields)
 
 
-def refused(peer: Peer, argv: list[str], cwd: str, reason: str) -> None:
-    """Write the line of a request that was turned down."""
-    log.warning("a command was refused", extra=_who(peer) | _what(argv, cwd, "") | {"reason": reason})
+def refused(peer: Peer, line: str, cwd: str, reason: str) -> None:
+    """Write the line of a request that was turned down; `line` is the command line as it was said."""
+    log.warning("a command was refused", extra=_who(peer) | _what(line, cwd, "") | {"reason": reason})
 
 
 def _who(peer: Peer) -> dict[str, Any]:
     return {"principal": str(peer.principal), "peer": peer.address}
 
 
-def _what(argv: list[str], cwd: str, user: str) -> dict[str, Any]:
-    line = shlex.join(argv)
+def _what(line: str, cwd: str, user: str) -> dict[str, Any]:
     shown = line if len(line) <= _ARGV_CHARS_MAX else f"{line[:_ARGV_CHARS_MAX]}... ({len(line)} characters)"
     return {"argv": shown, "cwd": cwd} | ({"user": user} if user else {})
 

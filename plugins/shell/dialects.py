@@ -156,7 +156,7 @@ class Dialogue(ChannelHandler):
             answer = self._running = Answer(self, directory=change is not None)
             answer.run(request, channel, self._service)
         except (Denied, ValueError) as error:
-            audit.refused(channel.peer, [line], self._cwd, str(error))
+            audit.refused(channel.peer, line, self._cwd, str(error))
             self._running = None
             self.answered(b"", f"{error}\n".encode("utf-8", "surrogateescape"), directory=False)
 

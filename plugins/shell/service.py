@@ -164,7 +164,7 @@ class Conversation(ChannelHandler):
         try:
             self._session = self._service.open(channel, channel.peer, request)
         except Denied as denied:
-            audit.refused(channel.peer, request.argv, request.cwd, str(denied))
+            audit.refused(channel.peer, shlex.join(request.argv), request.cwd, str(denied))
             channel.reset(Code.FORBIDDEN, str(denied))
 
     def on_finish(self, channel: Channel) -> None:

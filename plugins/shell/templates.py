@@ -181,6 +181,8 @@ def _fault_of(value: str, parameter: Parameter) -> str:
         return f"does not match {parameter.pattern}"
     match parameter.type:
         case "word":
+            if value in (".", ".."):
+                return "is a directory's own name or its parent's: type = \"path\" takes directories"
             return "" if _WORD.fullmatch(value) else "is not one word of letters, digits and _ . , : @ % + = -"
         case "text":
             return "" if value.isprintable() else "holds what does not print"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel import NeedsCapability, OptionError, Server
+from kernel.errors import StartError
 from kernel.plugins.shell.options import Parameter, TemplateOptions
 from kernel.plugins.shell.templates import Mismatch, Template, choose
 
@@ -64,6 +65,36 @@ def test_variables_and_directories_are_confined(serve: Serve, run: Run, tmp_path
         assert "its working directory cannot be entered: permission denied" in done.err
     assert b"LANG=C\n" in run(endpoint, "--env", "LANG=C", "--", "env").out
     assert "the variable 'LD_PRELOAD' may not be set here" in run(endpoint, "--env", "LD_PRELOAD=x", "--", "env").err
+
+
+@pytest.mark.parametrize("zone", ["/etc/passwd", ":etc/passwd", "../../etc/passwd", "Europe/../../x"])
+def test_a_time_zone_is_no_file_of_the_clients_choice(serve: Serve, run: Run, zone: str):
+    endpoint = serve('[plugin.shell]\nallow = ["env"]').endpoints[0]
+    done = run(endpoint, "--env", f"TZ={zone}", "--", "env")
+    assert f"the variable 'TZ' may not be '{zone}' here" in done.err
+    assert b"TZ" not in run(endpoint, "--", "env", TZ=zone).out
+    assert b"TZ=Europe/Berlin\n" in run(endpoint, "--", "env", TZ="Europe/Berlin").out
+
+
+@pytest.mark.parametrize(("name", "value"), [("LANG", "../../x"), ("LC_ALL", "/x"), ("LC_TIME", "%s")])
+def test_nor_is_a_language(serve: Serve, run: Run, name: str, value: str):
+    endpoint = serve('[plugin.shell]\nallow = ["env"]').endpoints[0]
+    assert (
+        f"the variable '{name}' may not be '{value}' here" in run(endpoint, "--env", f"{name}={value}", "--", "env").err
+    )
+
+
+def test_who_may_run_anything_may_set_anything(serve: Serve, run: Run):
+    endpoint = serve("[plugin.shell]\nfree = true").endpoints[0]
+    assert b"TZ=:/x\n" in run(endpoint, "--", "env", TZ=":/x").out
+
+
+@pytest.mark.parametrize("right", ["free", "pty"])
+async def test_nobody_unknown_runs_anything(tmp_path: Path, right: str):
+    principals = f'principals={{"anonymous":{{"{right}":true}}}}'
+    with pytest.raises(StartError, match=f"principals.anonymous has {right}.*name in 'allow'") as caught:
+        await Server([f"shell?dialects_for_anyone=1&{principals}"], [f"unix:{tmp_path}/s?dialect=cmd-sized"]).start()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +163,9 @@ class TestTemplates:
             (Parameter("word", pattern="[a-z]+"), "abc", True),
             (Parameter("word", pattern="[a-z]+"), "abc1", False),
             (Parameter("word"), "abc\n", False),
+            (Parameter("word"), "...", True),
+            (Parameter("word"), ".", False),
+            (Parameter("word"), "..", False),
             (Parameter("path"), "", False),
             (Parameter("path"), "a\0b", False),
         ],

@@ -114,4 +114,4 @@ def test_what_a_simple_client_may_not_do_is_in_the_audit(serve: Serve):
     with socket.create_connection((host, int(port)), timeout=30) as sock:
         sock.send(b"id\nforged")
         assert sock.recv(1024)
-    server.log_until("a command was refused")
+    assert "argv=id\\nforged cwd" in server.log_until("a command was refused")

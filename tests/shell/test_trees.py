@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from kernel import Client, Server, dial
+from kernel.plugins.shell import process
 from kernel.plugins.shell.protocol import Terminal
+from kernel.plugins.shell.service import Shell
+from kernel.plugins.shell.session import Session
 
 from .conftest import Serve
-from .local import Collected, children, keeper_of, kill, marked, run, serving, stat, until
+from .local import PATIENCE_SECONDS, Collected, children, keeper_of, kill, marked, run, serving, stat, until
 
 # A child, a grandchild in a session of its own, an orphan in another one; none of them reads or writes.
 TREE = (
@@ -24,6 +27,7 @@ TREE = (
 STUBBORN = "trap '' TERM HUP INT; " + TREE
 FREE = "shell?free=1&pty=1&grace_seconds=300ms"
 PROCESSES = 4
+ORPHANS = 3
 
 
 @pytest.fixture
@@ -34,8 +38,10 @@ def mark() -> str:
 async def tree(client: Client, mark: str, script: str = TREE, **request: object) -> Collected:
     """A command whose whole tree is there."""
     command = await Collected(["sh", "-c", script], mark=mark, **request).open(client)  # type: ignore[arg-type]
-    await command.wrote.wait()
-    await until(lambda: len(marked(mark)) >= PROCESSES or command.remote.ended.done())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await command.wrote.wait()
+    processes = PROCESSES if script.endswith("wait") else ORPHANS
+    await until(lambda: len(marked(mark)) >= processes or command.remote.ended.done())
     return command
 
 
@@ -109,6 +115,43 @@ async def test_a_supervisor_that_is_killed_takes_its_command_along(tmp_path: Pat
         keeper = keeper_of(os.getpid())
         [supervisor] = children(keeper)
         kill(supervisor)
+        assert (await command.ended()).signal == "KILL"
+        await until(lambda: not marked(mark) and not zombies(os.getpid()))
+
+
+def session(server: Server) -> Session:
+    """The one session of a server."""
+    [hosted] = server._services.values()
+    assert isinstance(hosted.service, Shell)
+    [only] = hosted.service._sessions.values()
+    return only
+
+
+async def test_so_does_a_supervisor_that_fails(tmp_path: Path, mark: str, capfd: pytest.CaptureFixture[str]):
+    async with serving(FREE, tmp_path) as (server, client):
+        command = await tree(client, mark, STUBBORN)
+        session(server)._process._orders.write(b"no order at all\n")
+        assert (await command.ended()).signal == "KILL"
+        await until(lambda: not marked(mark) and not zombies(os.getpid()))
+    assert capfd.readouterr().err.startswith("kernel: a supervisor of the service shell failed: JSONDecodeError: ")
+
+
+async def test_nor_is_anything_left_when_its_command_has_ended_before(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(process, "_LINGER_SECONDS", 1000.0)
+    async with serving(FREE, tmp_path) as (server, client):
+        command = await tree(client, mark, STUBBORN.removesuffix("; wait"))
+        only = session(server)
+        await until(lambda: only._process._exited is not None)
+        only._process._orders.write(b"no order at all\n")
+        assert (await command.ended()).status == 0
+        await until(lambda: not marked(mark) and not zombies(os.getpid()))
+
+
+async def test_a_command_that_stops_its_supervisor_gains_no_time(tmp_path: Path, mark: str):
+    async with serving(FREE, tmp_path) as (_, client):
+        command = await tree(client, mark, STUBBORN.removesuffix("wait") + "kill -STOP $PPID; wait")
         assert (await command.ended()).signal == "KILL"
         await until(lambda: not marked(mark) and not zombies(os.getpid()))
 

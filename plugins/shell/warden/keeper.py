@@ -7,6 +7,7 @@ keeper ends with the server, when its socket closes, after the last supervisor.
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import os
 import signal
@@ -33,6 +34,12 @@ def main(descriptor: int) -> None:
     gc.disable()
     gc.freeze()
     Keeper(requests).run()
+
+
+def say(text: str) -> None:
+    """A line on stderr, which is the server's."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"kernel: {text}\n".encode("utf-8", "backslashreplace"))
 
 
 class Keeper:
@@ -79,24 +86,31 @@ class Keeper:
         if pid:
             self._supervisors.add(pid)
             return
+        failed = 1  # whatever happens: who fails leaves orphans behind, and we look for them
         try:
             self._wakeup.close()
             self._requests.close()
             supervise(orders, reports, (stdin, stdout, stderr))
+            failed = 0
+        except Exception as error:
+            say(f"a supervisor of the service shell failed: {type(error).__name__}: {error}")
         finally:
-            os._exit(0)
+            os._exit(failed)
 
     def _reap(self) -> bool:
         """Collect what has ended; whether children are left that are no supervisors: orphans of one that was killed."""
         killed = False
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 return False
             if not pid:
                 return killed
-            if pid in self._supervisors:
+            if os.WIFSTOPPED(status):
+                if pid in self._supervisors:  # by its command, which wants to outlive its time
+                    os.kill(pid, signal.SIGKILL)
+            elif pid in self._supervisors:
                 self._supervisors.discard(pid)
                 if status:
                     killed = True

@@ -100,6 +100,18 @@ class Root:
             with contextlib.suppress(FileExistsError), self.parent(parts[:depth]) as (directory, name):
                 os.mkdir(name, mode, dir_fd=directory)
 
+    def set_directory(self, parts: Sequence[bytes], mode: int, mtime_ns: int) -> None:
+        """Make it if it is missing, and give it its mode and time; the root itself stays as it is."""
+        if not parts:
+            return
+        self.make_directories(parts)
+        fd = self.open_directory(parts)
+        try:
+            os.fchmod(fd, mode & 0o777)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        finally:
+            os.close(fd)
+
 
 @functools.cache
 def best_way() -> OpenBelow:

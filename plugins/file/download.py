@@ -64,16 +64,8 @@ class Destination:
     def set_directory(self, directory: Directory) -> None:
         """Make it if it is missing, and give it its mode and time."""
         parts = split(directory.path)
-        if not parts:
-            return
         with _told(directory.path):
-            self.root.make_directories(parts)
-            fd = self.root.open_directory(parts)
-            try:
-                os.fchmod(fd, directory.mode & 0o777)
-                os.utime(fd, ns=(directory.mtime_ns, directory.mtime_ns))
-            finally:
-                os.close(fd)
+            self.root.set_directory(parts, directory.mode, directory.mtime_ns)
 
 
 class Download:

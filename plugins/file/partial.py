@@ -339,9 +339,14 @@ class Partial:
                     raise
         raise FileError("exists", f"it exists, and so do {_RENAMES_MAX - 1} numbered ones: make room")
 
+    @property
+    def kept_bytes(self) -> int | None:
+        """How long a file `keep` would leave behind; None: none, there is nothing to be resumed."""
+        return os.fstat(self._fd).st_size if self._sums_fd >= 0 and self._sums else None
+
     def keep(self) -> None:
-        """Stop here; what is held can be resumed, if there is a manifest that tells of it."""
-        if self._sums_fd >= 0:
+        """Stop here; what is held can be resumed, if something is, and a manifest tells of it."""
+        if self.kept_bytes is not None:
             self._close()
         else:
             self.discard()

@@ -18,6 +18,7 @@ from .compression import packer, unpacker
 from .confine import Root
 from .memory import keep_freed_memory
 from .names import NAME_BYTES_MAX, NameRules
+from .places import Places, TransferLimits
 from .session import Session
 from .store import Store
 from .upload import UploadSession
@@ -46,6 +47,15 @@ class FileOptions:
     partials_seconds: Annotated[
         float, Meta(ge=0, description="how long an unfinished upload waits for its client to come back")
     ] = 7 * 24 * 3600.0
+    stalled_seconds_max: Annotated[
+        float, Meta(ge=0, description="an upload that brings no byte for so long is ended, to be continued; 0: never")
+    ] = 600.0
+    uploads_max: Annotated[int, Meta(ge=0, description="uploads under way at once; 0: no limit")] = 512
+    uploads_per_principal_max: Annotated[
+        int, Meta(ge=0, description="those of one principal, or of one address where nobody proves who he is")
+    ] = 128
+    downloads_max: Annotated[int, Meta(ge=0, description="downloads under way at once; 0: no limit")] = 512
+    downloads_per_principal_max: Annotated[int, Meta(ge=0, description="those of one principal or address")] = 128
 
 
 class File(Service):
@@ -65,6 +75,11 @@ class File(Service):
         super().__init__(options, context)
         self._path = _checked_root(options)
         self._store: Store | None = None
+        self._limits = TransferLimits(
+            Places("uploads", options.uploads_max, options.uploads_per_principal_max),
+            Places("downloads", options.downloads_max, options.downloads_per_principal_max),
+            options.stalled_seconds_max,
+        )
 
     async def start(self) -> None:
         keep_freed_memory()
@@ -112,9 +127,9 @@ class File(Service):
     async def serve(self, channel: Channel) -> None:
         assert self._store is not None
         if channel.dialect == "upload":
-            await UploadSession(channel, self._store, self.context.log).run()
+            await UploadSession(channel, self._store, self._limits, self.context.log).run()
             return
-        await Session(channel, self._store, self.context.log, unpacker(), packer()).run()
+        await Session(channel, self._store, self._limits, self.context.log, unpacker(), packer()).run()
 
 
 def _checked_root(options: FileOptions) -> str:

@@ -51,6 +51,7 @@ from .messages import (
     Welcome,
 )
 from .names import shown
+from .places import TransferLimits, patience
 from .receiving import ROUNDS_MAX, WAITING_BLOCKS_MAX, Unpack, receive_blocks
 from .sending import Moved, Pack, Sender, ignore
 from .source import Source
@@ -61,8 +62,8 @@ from .wire import Abandoned, Wire
 
 T = TypeVar("T")
 
-# Errors after which the two ends do not understand each other any more.
-_FATAL = {"protocol"}
+# Errors after which the channel is of no use: the two ends do not understand each other, or one of them is silent.
+_FATAL = {"protocol": Code.PROTOCOL, "stalled": Code.IDLE}
 # What an upload is not kept for: its content was wrong, or nobody will want it.
 _WORTHLESS = {"changed", "digest", "io", "quota"}
 
@@ -71,15 +72,23 @@ class Session:
     """Serves one channel.
 
     Args:
+        limits: what transfers may hold of this server.
         unpack: decompresses what clients send; None: this server cannot.
         pack: compresses what is sent, where the client asks for it; None: it cannot.
     """
 
     def __init__(
-        self, channel: Channel, store: Store, log: logging.Logger, unpack: Unpack | None, pack: Pack | None
+        self,
+        channel: Channel,
+        store: Store,
+        limits: TransferLimits,
+        log: logging.Logger,
+        unpack: Unpack | None,
+        pack: Pack | None,
     ) -> None:
         self._wire = Wire(channel)
         self._store = store
+        self._limits = limits
         self._log = log
         self._unpack = unpack
         self._pack = pack
@@ -96,7 +105,7 @@ class Session:
                 await self._answer(message)
                 await self._wire.channel.drain()
         except FileError as error:
-            self._wire.channel.reset(Code.PROTOCOL, str(error))
+            self._wire.channel.reset(_FATAL.get(error.kind, Code.PROTOCOL), str(error))
         except ChannelClosed:
             pass  # it is gone: there is nobody to tell
         finally:
@@ -165,6 +174,10 @@ class Session:
         self._wire.send(Outcomes(await self._do(self._store.put_small, message)))
 
     async def _put(self, message: Put) -> None:
+        with self._limits.uploads.taken(self._wire.channel.peer):
+            await self._store_one(message)
+
+    async def _store_one(self, message: Put) -> None:
         begun = time.monotonic()
         self._stopped = False
         upload = await self._do(functools.partial(self._store.begin, message, resumable=self._summed))
@@ -192,25 +205,30 @@ class Session:
 
     async def _refuse_rest(self, error: FileError) -> None:
         """Say that the upload failed, and take no notice of what is still on its way, up to where the client stops."""
+        self._log.warning("an upload failed: %s", error, extra={"peer": self._wire.channel.peer.address})
         if error.kind in _FATAL:
             raise error
-        self._log.warning("an upload failed: %s", error, extra={"peer": self._wire.channel.peer.address})
         self._wire.send(Failed(error.kind, str(error)))
-        while not self._stopped:
-            match await self._wire.receive():
-                case Block() as block if (nbytes := block.packed or block.nbytes) <= sums.BLOCK_BYTES:
-                    await self._wire.block(nbytes)
-                case End() | Abandon() | None:
-                    self._stopped = True
-                case Hole() | Start():
-                    pass
-                case _:
-                    raise FileError("protocol", "the client goes on where it should have stopped")
+        async with patience(self._wire, self._limits.stalled_seconds_max):
+            while not self._stopped:
+                await self._skip()
+
+    async def _skip(self) -> None:
+        match await self._wire.receive():
+            case Block() as block if (nbytes := block.packed or block.nbytes) <= sums.BLOCK_BYTES:
+                await self._wire.block(nbytes)
+            case End() | Abandon() | None:
+                self._stopped = True
+            case Hole() | Start():
+                pass
+            case _:
+                raise FileError("protocol", "the client goes on where it should have stopped")
 
     async def _receive(self, upload: Upload) -> tuple[Stored, int]:
         """The blocks of one upload; returns the answer, and how many bytes came."""
         wire, partial = self._wire, upload.partial
-        first = (await wire.expect(Start)).first
+        async with patience(wire, self._limits.stalled_seconds_max, partial.held):
+            first = (await wire.expect(Start)).first
         await self._do(partial.start_at, first)
         came = 0
 
@@ -236,17 +254,18 @@ class Session:
         """What comes up to `End`; `_stopped` says that the client has said its last word."""
         self._stopped = False
         try:
-            end = await receive_blocks(
-                self._wire,
-                upload,
-                self._worker,
-                first=first,
-                unpack=self._unpack,
-                moved=moved,
-                in_order=in_order,
-                summed=self._summed,
-                ended=self._client_stopped,
-            )
+            async with patience(self._wire, self._limits.stalled_seconds_max):
+                end = await receive_blocks(
+                    self._wire,
+                    upload,
+                    self._worker,
+                    first=first,
+                    unpack=self._unpack,
+                    moved=moved,
+                    in_order=in_order,
+                    summed=self._summed,
+                    ended=self._client_stopped,
+                )
         except Abandoned as error:
             self._stopped = True
             raise FileError(error.kind, str(error)) from None
@@ -269,6 +288,10 @@ class Session:
     # --- sending -----------------------------------------------------------------------------------------------------
 
     async def _get(self, message: Get) -> None:
+        with self._limits.downloads.taken(self._wire.channel.peer):
+            await self._send_one(message)
+
+    async def _send_one(self, message: Get) -> None:
         begun = time.monotonic()
         source = await self._do(self._store.open_source, message.path)
         try:

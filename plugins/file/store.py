@@ -152,16 +152,8 @@ class Store:
     def set_directory(self, directory: Directory) -> None:
         """Make it if it is missing, and give it its mode and time."""
         parts = self._new(directory.path)
-        if not parts:
-            return
         with _told(directory.path):
-            self.root.make_directories(parts)
-            fd = self.root.open_directory(parts)
-            try:
-                os.fchmod(fd, directory.mode & 0o777)
-                os.utime(fd, ns=(directory.mtime_ns, directory.mtime_ns))
-            finally:
-                os.close(fd)
+            self.root.set_directory(parts, directory.mode, directory.mtime_ns)
 
     # --- storing -----------------------------------------------------------------------------------------------------
 
@@ -173,24 +165,29 @@ class Store:
             replaced = self._replaced(parts, put.policy)
             self.check_size(put.path, put.size)
             name = xxh3_128(b"/".join(parts)).hexdigest().encode()
-            reservation = self.usage.reserve(max(0, put.size), replaced, self.root.fd, self._present(name))
+            left = self._left(name)
+            present = left.st_blocks * 512 if left is not None else 0
+            reservation = self.usage.reserve(
+                max(0, put.size), replaced, disk=self.root.fd, present=present, unfinished=name
+            )
             try:
                 partial = Partial(self._state, name, put.size, put.mtime_ns, durable=self._durable, resumable=resumable)
                 partial.begin(resume=put.resume)
             except FileError as error:
-                reservation.release()
+                reservation.undo()
                 raise FileError(error.kind, f"{shown(put.path)}: {error}") from None
             except BaseException:
-                reservation.release()
+                left = self._left(name)
+                reservation.release(left.st_size if left is not None else None)
                 raise
         return Upload(self, put, parts, partial, reservation)
 
-    def _present(self, name: bytes) -> int:
-        """How much of the disk an unfinished upload takes already."""
+    def _left(self, name: bytes) -> os.stat_result | None:
+        """What there is of an unfinished upload."""
         try:
-            return os.stat(name + PART_SUFFIX, dir_fd=self._state, follow_symlinks=False).st_blocks * 512
+            return os.stat(name + PART_SUFFIX, dir_fd=self._state, follow_symlinks=False)
         except FileNotFoundError:
-            return 0
+            return None
 
     def put_small(self, put: PutSmall) -> list[Stored | Failed]:
         """Store small files; what goes wrong with one is its own matter."""
@@ -275,7 +272,8 @@ class Store:
             if os.fstat(fd).st_mtime > oldest or not is_named(fd, self._state, name):
                 return 0
             self._forget(name)
-            self._forget(name[: -len(PART_SUFFIX)] + SUMS_SUFFIX)
+            self._forget(name.removesuffix(PART_SUFFIX) + SUMS_SUFFIX)
+            self.usage.swept(name.removesuffix(PART_SUFFIX))
             return 1
         except BlockingIOError:
             return 0  # somebody is at work on it
@@ -332,11 +330,13 @@ class Upload:
 
     def end(self, *, keep: bool) -> None:
         """Stop here, whatever has happened; after `commit` this does nothing."""
+        # What is kept is counted before its lock is given up: whoever takes it up then finds it counted.
         if keep:
+            self._reservation.release(self.partial.kept_bytes)
             self.partial.keep()
         else:
             self.partial.discard()
-        self._reservation.release()
+            self._reservation.release()
 
 
 class _Batch:
@@ -382,7 +382,7 @@ class _Batch:
             store.check_size(file.path, len(file.data))
             if not self._writer.is_in(parts[:-1]):
                 self._leave()
-            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy), None)
+            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy))
             try:
                 name = self._writer.store(parts, file.data, policy, file.mode, file.mtime_ns)
                 reservation.keep(len(file.data))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -64,17 +65,20 @@ class Outcome:
         return sum(report.moved for report in self.reports)
 
 
-class Mover:
+class Mover(ABC):
     """What differs between the two directions. A client belongs to one task at a time."""
 
+    @abstractmethod
     async def large(self, files: FileClient, item: Item) -> Report:
-        raise NotImplementedError
+        """Move one file, block by block."""
 
+    @abstractmethod
     async def small(self, files: FileClient, items: list[Item]) -> list[Report | Failed]:
-        raise NotImplementedError
+        """Move small files in one message; what became of each, in order."""
 
+    @abstractmethod
     async def directories(self, files: FileClient, directories: list[Directory]) -> None:
-        raise NotImplementedError
+        """Give directories their modes and times, after what is in them has come."""
 
 
 Unit = Item | list[Item]

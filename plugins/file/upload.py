@@ -23,6 +23,7 @@ from . import sums
 from .errors import FileError, in_words
 from .messages import Put
 from .names import shown
+from .places import TransferLimits, patience
 from .receiving import WAITING_BLOCKS_MAX
 from .store import Store, Upload
 from .threads import Worker
@@ -40,11 +41,14 @@ class Head(msgspec.Struct):
 
 
 class UploadSession:
-    """Serves one connection in the dialect."""
+    """Serves one connection in the dialect; as a `places.Listening`, says when it waits for the client."""
 
-    def __init__(self, channel: Channel, store: Store, log: logging.Logger) -> None:
+    def __init__(self, channel: Channel, store: Store, limits: TransferLimits, log: logging.Logger) -> None:
         self._channel = channel
         self._store = store
+        self._limits = limits
+        self.waiting = False
+        self.pieces = 0
         self._log = log
         self._worker = Worker(WAITING_BLOCKS_MAX)
         self._rest = b""
@@ -53,7 +57,9 @@ class UploadSession:
         """Until the client has sent its last byte."""
         try:
             while (length := await self._take(_LENGTH_BYTES)) is not None:
-                await self._upload(await self._head(length))
+                with self._limits.uploads.taken(self._channel.peer):
+                    async with patience(self, self._limits.stalled_seconds_max):
+                        await self._upload(await self._head(length))
         except FileError as error:
             self._log.warning("an upload was refused: %s", error, extra={"peer": self._channel.peer.address})
             self._channel.reset(Code.REFUSED, str(error))
@@ -119,7 +125,11 @@ class UploadSession:
         return taken
 
     async def _piece(self) -> bytes | None:
-        return await self._channel.receive()
+        self.waiting = True
+        piece: bytes | None = await self._channel.receive()
+        self.waiting = False
+        self.pieces += 1
+        return piece
 
 
 def _write(upload: Upload, index: int, parts: list[bytes]) -> None:

@@ -1,5 +1,8 @@
 """How much is stored, and how much may be. Counted once at the start and kept up to date with what peers store.
 
+An unfinished upload that waits for its client counts as the file that it is: else quotas could be filled many times
+over by uploads that nobody finishes. Whoever takes it up again takes over its room.
+
 What other programs put below the root meanwhile is not seen until the next start; the disk itself is asked for room at
 each upload.
 """
@@ -13,6 +16,7 @@ import threading
 from .confine import Root
 from .errors import FileError
 from .names import STATE_DIRECTORY
+from .partial import PART_SUFFIX
 
 # The last bytes of a disk are its owner's.
 _RESERVE_BYTES = 1024 * 1024
@@ -29,6 +33,7 @@ class Usage:
         self._bytes_max = bytes_max
         self._files_max = files_max
         self._lock = threading.Lock()
+        self._unfinished: dict[bytes, int] = {}
         self.nbytes = 0
         self.files = 0
 
@@ -36,44 +41,63 @@ class Usage:
         """See what is there, where that matters."""
         if not self._bytes_max and not self._files_max:
             return
-        for _, folders, files, directory in os.fwalk(b".", dir_fd=root.fd):
-            if STATE_DIRECTORY in folders:
-                folders.remove(STATE_DIRECTORY)
+        for above, _, files, directory in os.fwalk(b".", dir_fd=root.fd):
+            unfinished = os.path.normpath(above) == STATE_DIRECTORY
             for name in files:
                 status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode):
-                    self.nbytes += status.st_size
-                    self.files += 1
+                if not stat.S_ISREG(status.st_mode) or (unfinished and not name.endswith(PART_SUFFIX)):
+                    continue
+                self.change(status.st_size, 1)
+                if unfinished:
+                    self._unfinished[name.removesuffix(PART_SUFFIX)] = status.st_size
 
-    def reserve(self, nbytes: int, replaced: os.stat_result | None, fd: int | None, present: int = 0) -> Reservation:
+    def reserve(
+        self,
+        nbytes: int,
+        replaced: os.stat_result | None,
+        *,
+        disk: int | None = None,
+        present: int = 0,
+        unfinished: bytes = b"",
+    ) -> Reservation:
         """Take room for a file before it comes.
 
         Args:
-            fd: on the disk that is asked for room; None: writing will tell soon enough.
-            present: so much of it is on the disk already.
+            disk: a descriptor on the disk that is asked for room; None: writing will tell soon enough.
+            present: so much of it takes room on the disk already.
+            unfinished: the name of the unfinished upload that it may continue.
 
         Raises:
             FileError: there is none, on the disk or within the quota.
         """
-        if fd is not None and nbytes:
-            disk = os.fstatvfs(fd)
-            free = disk.f_bavail * disk.f_frsize
-            if nbytes - present > free - _RESERVE_BYTES:
-                raise FileError("full", f"{nbytes} bytes do not fit: {max(0, free)} are free on the server's disk")
+        if disk is not None and nbytes:
+            self._ask(disk, nbytes, present)
         freed = replaced.st_size if replaced is not None else 0
         with self._lock:
-            self._check(nbytes - freed, 0 if replaced is not None else 1)
-            self.nbytes += nbytes
-            self.files += 1
-        return Reservation(self, nbytes, freed, replaced is not None)
+            taken = self._unfinished.get(unfinished)
+            more = nbytes - (taken or 0)
+            files = 0 if taken is not None else 1
+            self._check(more - freed, files - (1 if replaced is not None else 0))
+            self._unfinished.pop(unfinished, None)
+            self.nbytes += more
+            self.files += files
+        return Reservation(self, nbytes, freed, replaced is not None, unfinished, taken)
+
+    def _ask(self, disk: int, nbytes: int, present: int) -> None:
+        status = os.fstatvfs(disk)
+        free = status.f_bavail * status.f_frsize
+        if nbytes - present > free - _RESERVE_BYTES:
+            raise FileError("full", f"{nbytes} bytes do not fit: {max(0, free)} are free on the server's disk")
 
     def _check(self, nbytes: int, files: int) -> None:
-        if self._bytes_max and self.nbytes + nbytes > self._bytes_max:
-            raise FileError(
-                "quota", f"{self.nbytes} bytes are stored, the limit is {self._bytes_max} (total_bytes_max)"
-            )
-        if self._files_max and self.files + files > self._files_max:
-            raise FileError("quota", f"{self.files} files are stored, the limit is {self._files_max} (files_max)")
+        if self._bytes_max and nbytes > 0 and self.nbytes + nbytes > self._bytes_max:
+            raise self._refusal(f"{self.nbytes} bytes", f"{self._bytes_max} (total_bytes_max)")
+        if self._files_max and files > 0 and self.files + files > self._files_max:
+            raise self._refusal(f"{self.files} files", f"{self._files_max} (files_max)")
+
+    def _refusal(self, stored: str, limit: str) -> FileError:
+        unfinished = f" ({len(self._unfinished)} unfinished uploads among them)" if self._unfinished else ""
+        return FileError("quota", f"{stored} are stored{unfinished}, the limit is {limit}")
 
     def change(self, nbytes: int, files: int) -> None:
         with self._lock:
@@ -89,15 +113,32 @@ class Usage:
         if stat.S_ISREG(status.st_mode):
             self.change(-status.st_size, -1)
 
+    def left(self, name: bytes, nbytes: int) -> None:
+        """An upload is over, and so much of it waits for its next attempt, already counted."""
+        with self._lock:
+            self._unfinished[name] = nbytes
+
+    def swept(self, name: bytes) -> None:
+        """An unfinished upload was removed."""
+        with self._lock:
+            nbytes = self._unfinished.pop(name, None)
+            if nbytes is not None:
+                self.nbytes -= nbytes
+                self.files -= 1
+
 
 class Reservation:
     """Room that was taken for one file: `keep` it when the file is stored, else `release` gives it back."""
 
-    def __init__(self, usage: Usage, nbytes: int, freed: int, replaces: bool) -> None:
+    def __init__(
+        self, usage: Usage, nbytes: int, freed: int, replaces: bool, unfinished: bytes, taken: int | None
+    ) -> None:
         self._usage = usage
         self._nbytes = nbytes
         self._freed = freed
         self._replaces = replaces
+        self._unfinished = unfinished
+        self._taken = taken
         self._open = True
 
     def grow(self, nbytes: int) -> None:
@@ -111,7 +152,17 @@ class Reservation:
             self._open = False
             self._usage.change(nbytes - self._nbytes - self._freed, -1 if self._replaces else 0)
 
-    def release(self) -> None:
-        if self._open:
-            self._open = False
+    def undo(self) -> None:
+        """Nothing was done: all is as before."""
+        self.release(self._taken)
+
+    def release(self, left_bytes: int | None = None) -> None:
+        """The file is not stored; so much of it waits for the next attempt, None: nothing."""
+        if not self._open:
+            return
+        self._open = False
+        if left_bytes is None:
             self._usage.change(-self._nbytes, -1)
+        else:
+            self._usage.change(left_bytes - self._nbytes, 0)
+            self._usage.left(self._unfinished, left_bytes)

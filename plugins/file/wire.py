@@ -25,10 +25,17 @@ class Abandoned(FileError):
 
 
 class Wire:
-    """One channel, opened for pieces."""
+    """One channel, opened for pieces.
+
+    Attributes:
+        waiting: for the peer to send something.
+        pieces: how many it has sent.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self.waiting = False
+        self.pieces = 0
 
     def send(self, message: Message) -> None:
         """Queue a message; `channel.drain` waits for room."""
@@ -76,7 +83,11 @@ class Wire:
         raise FileError("protocol", f"the peer sent {type(message).__name__} where it makes no sense")
 
     async def _piece(self) -> tuple[bytes, int, bool] | None:
-        return cast("tuple[bytes, int, bool] | None", await self.channel.receive())
+        self.waiting = True
+        piece = await self.channel.receive()
+        self.waiting = False
+        self.pieces += 1
+        return cast("tuple[bytes, int, bool] | None", piece)
 
     async def block(self, nbytes: int) -> list[bytes]:
         """The bytes behind a `Block`, in the parts in which they came."""

@@ -117,9 +117,10 @@ class Server:
         try:
             for hosted in self._services.values():
                 await hosted.start()
+                self._check_wanted()
             for index, wiring in enumerate(self._wirings):
-                listener = await wiring.transport.listen(functools.partial(self._accept, index))
-                self._listeners.append(listener)
+                self._listeners.append(await wiring.transport.listen(functools.partial(self._accept, index)))
+                self._check_wanted()
         except BaseException:
             await self.stop()
             raise
@@ -191,25 +192,30 @@ class Server:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop now: channels are reset, connections closed. May be called at any time, and twice."""
-        if self._closed is None or self._closed.is_set():
+        """Stop now: channels are reset, connections closed. May be called at any time, and again.
+
+        Cancelled, it has no more patience: connections are closed all the same, services may be left to the next call.
+        """
+        if self._closed is None:
             return
         self._draining = True
-        await self._close_listeners()
-        for link in list(self._links):
-            link.close(Code.SHUTTING_DOWN, "the server is shutting down")
-        for hosted in self._services.values():
-            await hosted.stop()
-        if self._links:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_SECONDS):
-                    await self._linkless.wait()
-        for link in list(self._links):
-            link.abort()
-        self._refusals.abort()
-        if self._ticker is not None:
-            self._ticker.cancel()
-        self._closed.set()
+        try:
+            await self._close_listeners()
+            for link in list(self._links):
+                link.close(Code.SHUTTING_DOWN, "the server is shutting down")
+            for hosted in self._services.values():
+                await hosted.stop()
+            if self._links:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GOODBYE_SECONDS):
+                        await self._linkless.wait()
+        finally:
+            for link in list(self._links):
+                link.abort()
+            self._refusals.abort()
+            if self._ticker is not None:
+                self._ticker.cancel()
+            self._closed.set()
 
     async def wait_closed(self) -> None:
         """Wait until the server has stopped."""
@@ -292,9 +298,17 @@ class Server:
             check_needs(name, service.needs if dialect is None or dialect.needs is None else dialect.needs, wiring)
         return True
 
+    def _check_wanted(self) -> None:
+        """Somebody may have stopped the server while it was starting, and could not see what has come up since."""
+        if self._draining:
+            raise StartError("the server was stopped while it was starting")
+
     async def _close_listeners(self) -> None:
         for listener in self._listeners:
-            await listener.close()
+            try:
+                await listener.close()
+            except Exception:
+                log.exception("%s failed to close", listener.endpoint.without_options())
 
     # --- links -----------------------------------------------------------------------------------------------------
 
@@ -305,13 +319,23 @@ class Server:
         if refusal is not None:
             self._turn_away(connection, wiring, refusal)
             return
+        try:
+            link = self._link(connection, wiring)
+        except Exception:  # a plugin's fault: its framing has made no decoder, for example
+            log.exception("the connection with %s cannot be served on %s", connection.peer, wiring.endpoint)
+            self._admission.leave(source)
+            connection.abort()
+            return
+        self._links[link] = _Place(source, wiring.auth)
+        self._linkless.clear()
+        link.start()
+
+    def _link(self, connection: Connection, wiring: Wiring) -> Link:
         peer = Peer(connection.peer, wiring.endpoint.scheme, connection.principal, wiring.dialect)
         link = Link(connection, wiring.session(connection), self, peer)
         link.message_bytes_max = wiring.capabilities.message_bytes_max
         link.reliable = wiring.capabilities.reliable and wiring.capabilities.ordered
-        self._links[link] = _Place(source, wiring.auth)
-        self._linkless.clear()
-        link.start()
+        return link
 
     def _refusal(self, source: str) -> Refusal | None:
         """Take a place for a connection, or say why there is none."""

@@ -446,7 +446,11 @@ class SocketListener(Listener):
         except OSError:  # reset before we looked at it
             sock.close()
             return
-        self._accept(connection)
+        try:
+            self._accept(connection)
+        except BaseException:
+            connection.abort()
+            raise
 
     def _rest(self, error: OSError) -> None:
         """Accepting fails: what is out of resources now is still so at once, so wait a little instead of spinning."""

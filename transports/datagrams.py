@@ -135,11 +135,13 @@ class DatagramSocket:
 
     def close(self) -> None:
         if self._sock.fileno() != -1:
-            self._flush()
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-            self._queue.clear()
+            try:
+                self._flush()
+            finally:
+                self._loop.remove_reader(self._sock)
+                self._loop.remove_writer(self._sock)
+                self._sock.close()
+                self._queue.clear()
 
     def _on_readable(self) -> None:
         batch: list[object] = []
@@ -180,6 +182,8 @@ class DatagramSocket:
                     self.counters.send_failed += 1
                     if connection is not None:
                         connection.send_failed(error, len(packets[at]))
+                    if self._sock.fileno() == -1:  # that was the end of who had the socket to itself
+                        return
                 if self._blocked:
                     self._release(packets[at : at + sent], connection)
                 at += sent
@@ -397,9 +401,9 @@ class UdpConnection(Connection):
         """It is over; the receiver learns it after whoever is calling now."""
         if not self.ended:
             self.ended = self._closing = True
-            self._on_end(self)
             if self._receiver is not None:
                 self._loop.call_soon(self._receiver.connection_lost, error)
+            self._on_end(self)
 
     def _may_answer(self, nbytes: int) -> bool:
         cost = nbytes + _IP_AND_UDP_BYTES

@@ -60,11 +60,14 @@ class Tcp(Transport):
             set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
             sock.bind(address)
             sock.listen(options.backlog)
+            bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
+            return SocketListener(sock, bound, self.connection, accept)
         except OSError as error:
             sock.close()
             raise StartError(cannot_listen(self.endpoint, error)) from None
-        bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
-        return SocketListener(sock, bound, self.connection, accept)
+        except BaseException:
+            sock.close()
+            raise
 
     async def dial(self) -> Connection:
         options = cast(TcpOptions, self.options)

@@ -205,15 +205,19 @@ class UdpListener(Listener):
             evicted.end(ConnectionAbortedError("another peer took its place, the table is full (peers_max)"))
         if self._is_raw and self._sweeper is None:
             self._sweep()
-        self._accept(connection)
+        try:
+            self._accept(connection)
+        except BaseException:
+            connection.end(None)
+            raise
         return connection
 
     def _forget(self, key: Any, source: Address, connection: UdpConnection) -> None:
         self._peers.remove(key, connection)
-        if not self._is_raw:
-            self.gate.remember_closed(_name(source), key[1], bytes(connection.last_packet), self._loop.time())
         if self._closed:
             self._close_if_deserted()
+        if not self._is_raw:
+            self.gate.remember_closed(_name(source), key[1], bytes(connection.last_packet), self._loop.time())
 
     def _sweep(self) -> None:
         """Give up raw peers that have fallen silent; that is how a raw conversation ends."""
@@ -250,12 +254,15 @@ class Udp(Transport):
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not options.dual_stack)
             sock.bind(address)
+            bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
+            datagrams = DatagramSocket(sock, connected=False)
+            return UdpListener(datagrams, bound, options, self.limits, accept, local_only=is_loopback(self.endpoint))
         except OSError as error:
             sock.close()
             raise StartError(cannot_listen(self.endpoint, error)) from None
-        bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
-        datagrams = DatagramSocket(sock, connected=False)
-        return UdpListener(datagrams, bound, options, self.limits, accept, local_only=is_loopback(self.endpoint))
+        except BaseException:
+            sock.close()
+            raise
 
     async def dial(self) -> Connection:
         failure: OSError | None = None

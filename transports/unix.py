@@ -70,13 +70,13 @@ class Unix(Transport):
                 self._bind(sock, path, owner)
                 set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
                 sock.listen(options.backlog)
+                return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
         except OSError as error:
             sock.close()
             raise StartError(self._cannot_listen(path, error)) from None
         except BaseException:
             sock.close()
             raise
-        return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
 
     async def dial(self) -> Connection:
         options = cast(UnixOptions, self.options)

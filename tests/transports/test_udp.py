@@ -171,6 +171,21 @@ async def test_a_connection_that_the_kernel_turns_away_leaves_nothing_behind():
             await eventually(lambda: listener._datagrams._on_batch is not None and not len(listener._peers))
 
 
+async def test_an_acceptor_that_fails_leaves_nothing_behind():
+    def fail(connection: object) -> None:
+        raise RuntimeError("not today")
+
+    faults: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(str(context["exception"])))
+    async with listening("udp://127.0.0.1:0?framing=raw", Peers()) as listener:
+        listener._accept = fail
+        with Plain(listener.endpoint) as plain:
+            plain.socket.send(b"?")
+            await eventually(lambda: faults == ["not today"])
+            assert not len(listener._peers)
+    assert listener._datagrams._sock.fileno() == -1
+
+
 async def test_what_comes_before_the_start_is_not_lost():
     accepted: list[udp.UdpConnection] = []
     async with listening("udp://127.0.0.1:0?framing=raw", Peers()) as listener:
@@ -374,6 +389,31 @@ async def test_a_message_that_fits_no_datagram_ends_its_connection_alone():
             assert error.errno == errno.EMSGSIZE
             assert error.strerror == "a message of 65508 bytes does not fit a datagram, which holds 65507"
             assert await b.ask(b"!") == b"!"
+
+
+async def test_after_the_message_that_ends_a_dialled_connection_nothing_is_sent():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind(("127.0.0.1", 0))
+        connection = await dial(f"udp://127.0.0.1:{there.getsockname()[1]}?framing=raw")
+        recorder = Recorder(connection)
+        connection.write([bytes(65_508), b"a", b"b"])
+        assert isinstance(await recorder.lost, OSError)
+        assert connection._datagrams.counters.send_failed == 1
+
+
+async def test_a_fault_in_sending_the_rest_does_not_keep_the_socket_open():
+    class Faulty:
+        def send(self, *_: object) -> int:
+            raise RuntimeError("not today")
+
+    recorder = Recorder(await dial("udp://127.0.0.1:9?framing=raw"))
+    datagram_socket = recorder.connection._datagrams
+    datagram_socket._batches = Faulty()
+    datagram_socket._queue.append(([b"?"], None, None))
+    with pytest.raises(RuntimeError, match="not today"):
+        recorder.connection.abort()
+    assert datagram_socket._sock.fileno() == -1
+    assert await recorder.lost is None
 
 
 async def test_a_busy_port_is_refused_with_a_remedy():

@@ -8,10 +8,13 @@ typedef enum { BROKEN, DONE, UNUSUAL } outcome; /* BROKEN: an exception is set *
 
 /* --- To a handler ------------------------------------------------------------------------------------------ */
 
+/* What is no Exception (KeyboardInterrupt, SystemExit) is not the channel's affair: it goes on to the event loop. */
 static bool tell_failure(bridge_lane *self, PyObject *channel)
 {
     PyObject *type, *error, *traceback;
 
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return false;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     if (error != NULL && traceback != NULL)

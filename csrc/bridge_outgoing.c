@@ -43,6 +43,19 @@ bool bridge_outgoing_refer(bridge_outgoing *out, PyObject *message, size_t start
     return true;
 }
 
+bridge_mark bridge_outgoing_mark(const bridge_outgoing *out)
+{
+    return (bridge_mark){.used = out->used, .count = out->count, .total = out->total};
+}
+
+void bridge_outgoing_rewind(bridge_outgoing *out, bridge_mark mark)
+{
+    while (out->count > mark.count)
+        Py_DECREF(out->references[--out->count].message);
+    out->used = mark.used;
+    out->total = mark.total;
+}
+
 /* One call for the references from `first` on, at most GATHERED_MAX, with the bytes around them. */
 static ssize_t send_gathered(const bridge_outgoing *out, int fd, size_t first, size_t *expected)
 {

@@ -25,6 +25,13 @@ typedef struct bridge_outgoing {
     size_t total; /* bytes to send, those of the references too */
 } bridge_outgoing;
 
+/* How far it goes. */
+typedef struct bridge_mark {
+    size_t used;
+    size_t count;
+    size_t total;
+} bridge_mark;
+
 /* Messages of at least so many bytes are better not copied. */
 enum { BRIDGE_REFERENCE_BYTES_MIN = 16384 };
 
@@ -33,6 +40,10 @@ uint8_t *bridge_outgoing_extend(bridge_outgoing *out, size_t size);
 
 /* Sends `message`, bytes, from `start` on, behind what is there. False: MemoryError is set. */
 bool bridge_outgoing_refer(bridge_outgoing *out, PyObject *message, size_t start);
+
+/* Where it ends now; and give up whatever was put behind such a place. */
+bridge_mark bridge_outgoing_mark(const bridge_outgoing *out);
+void bridge_outgoing_rewind(bridge_outgoing *out, bridge_mark mark);
 
 /* Sends it all, as far as the socket takes it without waiting; an error counts as nothing taken, and is met again by
  * whoever sends the rest. Returns how many bytes were sent. */

@@ -169,18 +169,29 @@ static bool measure(const bridge_port *self, PyObject *const *messages, Py_ssize
     return !self->lane->is_knl || is_affordable(self, (long long)*total);
 }
 
-/* Puts measured messages into `out`. False: MemoryError is set. */
-static bool put(bridge_port *self, PyObject *const *messages, Py_ssize_t count, size_t total, bool short_only)
+static bool put_each(bridge_port *self, PyObject *const *messages, Py_ssize_t count)
 {
     bool is_knl = self->lane->is_knl;
-    if (is_knl)
-        spend(self, (long long)total);
-    if (short_only)
-        return (is_knl ? put_short_knl : put_short_length)(self, messages, count, total);
     for (Py_ssize_t i = 0; i < count; i++) {
         if (!(is_knl ? put_large_knl : put_large_length)(self, messages[i]))
             return false;
     }
+    return true;
+}
+
+/* Puts measured messages into `out`, all of them or none. False: MemoryError is set. */
+static bool put(bridge_port *self, PyObject *const *messages, Py_ssize_t count, size_t total, bool short_only)
+{
+    bool is_knl = self->lane->is_knl;
+    bridge_mark before = bridge_outgoing_mark(&self->lane->out);
+
+    if (short_only ? !(is_knl ? put_short_knl : put_short_length)(self, messages, count, total)
+                   : !put_each(self, messages, count)) {
+        bridge_outgoing_rewind(&self->lane->out, before);
+        return false;
+    }
+    if (is_knl)
+        spend(self, (long long)total);
     return true;
 }
 
@@ -232,8 +243,10 @@ static bool is_crowded(const bridge_lane *lane, long long counted)
     return counted > 0 && others > 0 && counted > lane->unfinished_bytes_max - others;
 }
 
+/* Puts a piece into `out`, or nothing. False: MemoryError is set. */
 static bool put_piece(bridge_port *self, PyObject *piece, long long message_bytes, bool begins, bool last)
 {
+    bridge_mark before = bridge_outgoing_mark(&self->lane->out);
     uint16_t flags = (uint16_t)(self->lane->flags | (begins ? BRIDGE_BEGIN : 0) | (last ? 0 : BRIDGE_MORE));
     uint32_t prefix = begins ? BRIDGE_PREFIX_BYTES : 0, size = (uint32_t)Py_SIZE(piece);
     kf_frame frame = {.type = BRIDGE_DATA, .flags = flags, .channel = self->number, .size = prefix + size};
@@ -244,7 +257,11 @@ static bool put_piece(bridge_port *self, PyObject *piece, long long message_byte
     if (begins)
         kf_store64(place + KF_KNL_HEADER_BYTES, (uint64_t)message_bytes);
     kf_knl_pack(&frame, NULL, place); /* without checksums: see port_take_piece */
-    return put_body(self->lane, piece, 0);
+    if (!put_body(self->lane, piece, 0)) {
+        bridge_outgoing_rewind(&self->lane->out, before);
+        return false;
+    }
+    return true;
 }
 
 static PyObject *port_take_piece(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
@@ -271,6 +288,8 @@ static PyObject *port_take_piece(PyObject *object, PyObject *const *arguments, P
     if (rest < 0 || (last != 0) != (rest == 0) || framed > lane->frame_bytes_max || (begins && last) ||
         !is_affordable(self, framed + KF_KNL_HEADER_BYTES) || (begins && is_crowded(lane, counted)))
         Py_RETURN_FALSE;
+    if (!put_piece(self, arguments[0], message_bytes, begins, last))
+        return NULL;
     spend(self, framed + KF_KNL_HEADER_BYTES);
     account->sending_rest_bytes = last ? BRIDGE_NOTHING : rest;
     if (begins) {
@@ -280,8 +299,6 @@ static PyObject *port_take_piece(PyObject *object, PyObject *const *arguments, P
         lane->account->unfinished_bytes -= account->unfinished_bytes;
         account->unfinished_bytes = 0;
     }
-    if (!put_piece(self, arguments[0], message_bytes, begins, last))
-        return NULL;
     Py_RETURN_TRUE;
 }
 

@@ -332,6 +332,105 @@ async def test_unfinished_messages_together_stay_within_what_the_peer_puts_toget
                 assert begun <= 1
 
 
+async def test_pieces_may_be_longer_than_what_is_put_together(lanes):
+    """`message_bytes_max` is for messages that somebody holds whole: with pieces nobody does."""
+    whole, limits = Later(), Limits(message_bytes_max=100_000)
+    async with speaking(limits, [Pieces(), whole], opens=["pieces", "later"]) as (peer, _):
+        peer.writer.write(long(b"p" * 100_001, 1))
+        await peer.until(lambda: peer.messages[1])
+        assert peer.messages[1] == [b"p" * 100_001]
+        peer.writer.write(long(b"w" * 100_000, 3) + long(b"w" * 100_001, 3))
+        await peer.until(lambda: any(kind == RESET for kind, _, _ in peer.others))
+        assert [len(message) for message in peer.messages[3]] in ([100_000], [])  # the answer, unless it came too late
+        assert _reset_code(peer) is kernel.Code.MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1])
+async def test_nobody_sends_so_many_bytes(lanes, size):
+    async with speaking() as (peer, service):
+        peer.writer.write(frame(DATA, b"x", 1) + frame(DATA, size.to_bytes(8, "big") + b"x", 1, BEGIN | MORE))
+        await peer.until(lambda: any(kind == RESET for kind, _, _ in peer.others))
+        assert _reset_code(peer) is kernel.Code.MESSAGE_TOO_LARGE
+        assert service.seen == [b"x"]
+
+
+def _reset_code(peer):
+    return kernel.Code(int.from_bytes(next(payload for kind, _, payload in peer.others if kind == RESET)[:2], "big"))
+
+
+class OutOfMemory(kernel.Service):
+    """Each answer finds no memory, a little later each time; then it is left out."""
+
+    name = "pieces"
+
+    def __init__(self) -> None:
+        self.failed: list[int] = []
+        self.piece = False
+
+    def on_messages(self, channel, messages):
+        (message,) = messages
+        testcapi = pytest.importorskip("_testcapi")
+        answer, late = bytes(40_000), int(message)
+        send, arguments = channel.port.take, (answer,)
+        if self.piece:
+            send, arguments = channel.port.take_piece, (answer, 40_001, False)
+        try:
+            testcapi.set_nomemory(late, late + 1)
+            try:
+                send(*arguments)
+            finally:
+                testcapi.remove_mem_hooks()
+        except MemoryError:
+            self.failed.append(late)
+            channel.send(message)
+            return
+        if self.piece:
+            channel.port.take_piece(b"x", 40_001, True)
+
+
+@pytest.mark.parametrize("piece", [False, True])
+async def test_a_frame_is_sent_whole_or_not_at_all(piece):
+    """Out of memory between a header and its body: the header is taken back, and so is what was paid for it."""
+    if engine().name != "c":
+        pytest.skip("the C engine has lanes")
+    credit = 20 * (16 + 8 + 40_001 + 16)
+    service = OutOfMemory()
+    service.piece = piece
+    async with speaking(services=[service], f2=struct.pack(">I", credit)) as (peer, _):
+        for n in range(20):
+            peer.writer.write(frame(DATA, b"%d" % n, 1))
+            await peer.until(lambda n=n: len(peer.messages[1]) == n + 1)
+        assert 2 <= len(service.failed) < 20
+        assert [int(m) for m in peer.messages[1] if len(m) < 3] == service.failed
+
+
+async def test_an_interrupt_is_not_the_channels_affair(lanes):
+    """It reaches the event loop, which ends at once of a KeyboardInterrupt, and tells of another."""
+
+    class Interrupt(BaseException):
+        pass
+
+    class Interrupted(kernel.Service):
+        name = "pieces"
+
+        def __init__(self):
+            """No options."""
+
+        def on_messages(self, channel, messages):
+            raise Interrupt
+
+    loop = asyncio.get_running_loop()
+    told = loop.create_future()
+    loop.set_exception_handler(lambda _, context: told.set_result(context["exception"]))
+    async with speaking(services=[Interrupted()]) as (peer, _):
+        peer.writer.write(frame(DATA, b"stop", 1))
+        async with asyncio.timeout(GUARD_SECONDS):
+            assert type(await told) is Interrupt
+        await peer.settle()
+        assert not peer.messages
+        assert RESET not in [kind for kind, _, _ in peer.others]
+
+
 async def test_channels_with_and_without_a_port_side_by_side(lanes):
     async with speaking(opens=["pieces", "later", "pieces"]) as (peer, service):
         for n in range(50):

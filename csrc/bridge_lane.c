@@ -7,9 +7,11 @@
 
 enum {
     READS_PER_TURN = 4,
-    READ_BYTES_MAX = 65536,   /* what fits the caches; while it is answered the peer makes the next */
     DIRECT_BYTES_MIN = 32768, /* the rest of a frame that is received into the frame's own buffer */
     SPILL_BYTES = 4096,       /* received with it, or after it: the next frame's header, and not much to copy */
+    /* What fits the caches, for while it is answered the peer makes the next; with the headers of 64 messages of 1 KiB,
+     * or with one of 64 KiB and the next one's header, which so is not cut off a few bytes before its end. */
+    READ_BYTES_MAX = 65536 + SPILL_BYTES,
 };
 
 /* --- Sending ----------------------------------------------------------------------------------------------- */

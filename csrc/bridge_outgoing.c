@@ -4,12 +4,12 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-enum { ROOM_BYTES_MIN = 1024, REFERENCES_STEP = 16, GATHERED_MAX = 64 };
+enum { ROOM_BYTES_SPARE = 1024, REFERENCES_STEP = 16, GATHERED_MAX = 64 };
 
 uint8_t *bridge_outgoing_extend(bridge_outgoing *out, size_t size)
 {
     if (size > out->room - out->used) {
-        size_t room = out->room == 0 ? ROOM_BYTES_MIN : 2 * out->room;
+        size_t room = out->room == 0 ? size + ROOM_BYTES_SPARE : 2 * out->room; /* a CREDIT behind it moves nothing */
         if (room < out->used + size)
             room = out->used + size;
         uint8_t *bytes = PyMem_Realloc(out->bytes, room);

@@ -78,6 +78,14 @@ class Page:
     more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search has found, the oldest first. `before`: it was searched back to this id; 0: to the beginning."""
+
+    entries: list[Entry]
+    before: int = 0
+
+
 class Taken(Exception):
     """A nickname is somebody else's; the message says why."""
 
@@ -144,12 +152,23 @@ class Backplane(ABC):
         """The first `count` entries after an id, or the last ones before it; neither: the last ones."""
 
     @abstractmethod
-    async def search(self, log: str, words: list[str], count: int) -> Page:
-        """The last `count` entries of a log that hold all of the words, in whichever case."""
+    async def search(self, log: str, words: list[str], *, before: int | None = None, count: int) -> Found:
+        """The last `count` entries before an id that hold all of the words, in whichever case.
+
+        It may stop before the log's beginning: nobody waits for long, and nobody for somebody else's search.
+        """
 
     @abstractmethod
     async def topics(self) -> dict[str, str]:
         """The topics of all rooms that have one."""
+
+    @abstractmethod
+    async def silent_topics(self) -> list[str]:
+        """The rooms with a topic in which nothing was said or set for as long as messages are kept."""
+
+    @abstractmethod
+    async def forget_topics(self, rooms: list[str]) -> None:
+        """These rooms have none any more, as far as this server is concerned."""
 
     @abstractmethod
     async def claim(self, person: Person) -> None:

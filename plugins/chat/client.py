@@ -258,8 +258,9 @@ class ChatClient:
     async def history(self, room: str, *, before: int | None = None, after: int | None = None, count: int = 50) -> Page:
         return cast(Page, await self._request(History(room=room, before=before, after=after, count=count)))
 
-    async def search(self, room: str, text: str, *, count: int = 50) -> Page:
-        return cast(Page, await self._request(Search(room=room, text=text, count=count)))
+    async def search(self, room: str, text: str, *, before: int | None = None, count: int = 50) -> Page:
+        """Messages that hold all of the words. Where the page says `before`, what is older was not searched yet."""
+        return cast(Page, await self._request(Search(room=room, text=text, before=before, count=count)))
 
     async def _request(self, request: Request) -> Event:
         if self._over is not None:

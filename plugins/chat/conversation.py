@@ -22,10 +22,12 @@ text            say it to the room                 //text          say a text th
 /rooms          which rooms there are              /who [ROOM]     who is here
 /topic [TEXT]   see it, or set it                  /nick NAME      be called so
 /history [N]    the last N messages                /search WORDS   messages that hold all of them
+                                                   /search         older ones
 /quit [REASON]  leave                              /help           this
 A room whose name begins with ~ keeps no history."""
 
 _HISTORY_DEFAULT = 20
+_SEARCHES_MAX = 10
 
 
 class View(Protocol):
@@ -66,6 +68,7 @@ class Conversation:
         self.reason = ""
         self.good = True
         self._last = last
+        self._searched: tuple[str, str, int | None] = ("", "", None)
 
     async def join(self, name: str) -> None:
         """Go to a room, for the first time or again."""
@@ -167,8 +170,19 @@ class Conversation:
         self._show(room, found, "nothing is kept of what was said here")
 
     async def _search(self, rest: str) -> None:
-        page = await self.client.search(self._room(), _needed(rest, "/search WORDS"))
-        self._show(self._room(), page.messages, f"no message of #{self.current} holds that")
+        if rest:
+            self._searched = rest, self._room(), None
+        words, room, before = self._searched
+        _needed(words, "/search WORDS")
+        page = await self.client.search(room, words, before=before)
+        for _ in range(_SEARCHES_MAX):
+            if page.messages or not page.before:
+                break
+            page = await self.client.search(room, words, before=page.before)
+        self._show(room, page.messages, f"no {'older ' if before else ''}message of #{room} holds that")
+        self._searched = (words, room, page.before) if page.before else ("", "", None)
+        if page.before:
+            self.view.info(["older messages were not searched: /search goes on there"])
 
     def _show(self, room: str, messages: list[Said | TopicSet], nothing: str) -> None:
         if messages:

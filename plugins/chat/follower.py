@@ -2,6 +2,8 @@
 
 A push consumer of our own, without acknowledgements: its numbering shows a gap, its heartbeats show that it lives.
 After a gap, a silence or a reconnection another one is made, from the message after the last one that was handed on.
+Who cannot take more for now holds it, and lets it go on from the last one that he could keep: what waits meanwhile,
+waits in the stream.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class Follower:
         self._subscription: Any = None
         self._heard_at = 0.0
         self._broken = asyncio.Event()
+        self._held = False
+        self._let_go = asyncio.Event()
 
     async def run(self) -> None:
         """Follow for ever; cancel it to stop."""
@@ -63,6 +67,10 @@ class Follower:
         try:
             while True:
                 self._broken.clear()
+                if self._held:
+                    await self._end()
+                    await self._let_go.wait()
+                    continue
                 try:
                     await self._begin()
                 except (nats.errors.Error, OSError, TimeoutError):
@@ -78,6 +86,19 @@ class Follower:
     def begin_again(self) -> None:
         """The connection was made again: whoever sent to us is gone."""
         self._broken.set()
+
+    def hold(self) -> None:
+        """Hand on nothing more, also not what is here already."""
+        self._held = True
+        self._let_go.clear()
+        self._generation += 1
+        self._broken.set()
+
+    def go_on(self, after: int) -> None:
+        """Hand on what comes after this message."""
+        self._held = False
+        self._last = after
+        self._let_go.set()
 
     async def _begin(self) -> None:
         await self._end()

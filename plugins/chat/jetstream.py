@@ -8,6 +8,7 @@ entry is mirrored before it is delivered, so that who joins finds it either in t
 
 - A message of a stream holds several posts of one session. Ids are made of its sequence number and the place in it;
   even ones are of the log, odd ones of what passes.
+- What cannot be mirrored is not delivered: it stays in the streams, and is read again from the last one that was kept.
 - Of each session one message is under way at a time: so the order of its posts is kept, whatever is lost and repeated.
 - What is posted twice is recognised twice: the same message by JetStream, for `_DUPLICATE_SECONDS`; the same post in
   another message by whoever follows, for a day. All see the same stream, so all drop the same.
@@ -19,11 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import nats.errors
@@ -34,16 +35,13 @@ from nats.aio.msg import Msg
 from nats.js.api import KeyValueConfig, StorageType, StreamConfig
 from nats.js.kv import KeyValue
 
-from kernel import StartError
+from kernel import MIB, StartError
 
-from .backplane import MAILBOX, Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken, taken_by
+from .backplane import MAILBOX, Done, Entry, Hub, NotPosted, Person, Post, Taken, taken_by
 from .follower import Followed, Follower
 from .names import fold, is_logged
 from .store import Mirrored, Retention, Store
-from .threads import StoreThreads
-
-T = TypeVar("T")
-Spawn = Callable[[Coroutine[Any, Any, None]], object]
+from .stored import Spawn, StoredBackplane
 
 LOG, PASSING = "KERNEL_CHAT_LOG", "KERNEL_CHAT_PASSING"
 _LOG_SUBJECT, _PASSING_SUBJECT = "kernel.chat.log.", "kernel.chat.passing."
@@ -58,11 +56,16 @@ _RETRY_SECONDS = 0.3
 _GIVE_UP_SECONDS = 100.0
 _START_SECONDS = 20.0
 _BATCH_MAX = 64
+_ARRIVED_BYTES_MAX = 16 * MIB
+_MIRROR_RETRY_SECONDS_FIRST = 0.2
+_MIRROR_RETRY_SECONDS_MAX = 10.0
+
+log = logging.getLogger("kernel.service.chat")
 
 _Failures = (nats.errors.Error, OSError, TimeoutError)
 
 
-class JetStreamBackplane(Backplane):
+class JetStreamBackplane(StoredBackplane):
     """See the top of this file.
 
     Args:
@@ -73,13 +76,11 @@ class JetStreamBackplane(Backplane):
     """
 
     def __init__(self, url: str, credentials: str, store: Store, retention: Retention, spawn: Spawn) -> None:
+        super().__init__(store, spawn, lambda contexts, entries: None)
         self.node = secrets.token_hex(8)
         self._url = url
         self._credentials = credentials
-        self._store = store
         self._retention = retention
-        self._spawn = spawn
-        self._threads = StoreThreads(store, lambda contexts, entries: None)
         self._client = Client()
         self._hub: Hub | None = None
         self._people: dict[str, Person] = {}
@@ -91,9 +92,13 @@ class JetStreamBackplane(Backplane):
         self._connected_at = 0.0
         self._waiting: dict[str, deque[tuple[Post, Done]]] = {}
         self._arrived: list[Mirrored] = []
-        self._position = 0
-        self._mirroring = False
+        self._arrived_bytes = 0
+        self._mirroring = self._held = False
+        self._mirror_retry_seconds = _MIRROR_RETRY_SECONDS_FIRST
         self._followers: list[Follower] = []
+        # By stream: the last message that has arrived, and the last one that is mirrored.
+        self._taken = {LOG: 0, PASSING: 0}
+        self._kept = {LOG: 0, PASSING: 0}
         self._buckets: dict[str, KeyValue] = {}
 
     @property
@@ -104,7 +109,7 @@ class JetStreamBackplane(Backplane):
 
     async def start(self, hub: Hub) -> None:
         self._hub = hub
-        await self._threads.start()
+        await self._open()
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await self._connect()
@@ -179,10 +184,11 @@ class JetStreamBackplane(Backplane):
         known = (await js.stream_info(LOG)).state.last_seq
         if self._store.last_id > known:  # another log than the one that was mirrored
             await self._threads.write(self._store.forget)
+        self._taken[LOG] = self._kept[LOG] = self._store.last_id
         await self._client.subscribe(_ALIVE, cb=self._on_alive)
         self._followers = [
             Follower(self._client, LOG, self._store.last_id, self._on_log),
-            Follower(self._client, PASSING, 0, self._on_posts),
+            Follower(self._client, PASSING, 0, self._on_passing),
             Follower(self._client, f"KV_{_PEOPLE}", 0, self._on_person),
         ]
         for follower in self._followers:
@@ -255,19 +261,24 @@ class JetStreamBackplane(Backplane):
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _on_log(self, message: Followed) -> None:
-        self._position = message.sequence
-        self._on_posts(message)
+        self._on_posts(LOG, message)
 
-    def _on_posts(self, message: Followed) -> None:
-        try:
+    def _on_passing(self, message: Followed) -> None:
+        self._on_posts(PASSING, message)
+
+    def _on_posts(self, stream: str, message: Followed) -> None:
+        self._taken[stream] = message.sequence
+        posts: list[Post] = []
+        with contextlib.suppress(msgspec.DecodeError):  # whoever wrote it was no chat
             posts = msgspec.json.decode(message.data, type=list[Post])
-        except msgspec.DecodeError:
-            return  # whoever wrote it was no chat
-        passing = "~" if message.subject.startswith(_PASSING_SUBJECT) else ""
+        passing = "~" if stream == PASSING else ""
         for place, post in enumerate(posts):
             id_ = _id(message.sequence, place, message.subject)
             entry = Entry(id_, post.log, message.at, post.kind, post.nick, post.text)
             self._arrived.append(Mirrored(entry, passing + post.session, post.n))
+        self._arrived_bytes += len(message.data)
+        if self._arrived_bytes > _ARRIVED_BYTES_MAX:  # the store is slow
+            self._hold()
         if not self._mirroring:
             self._mirroring = True
             self._spawn(self._mirror())
@@ -276,21 +287,45 @@ class JetStreamBackplane(Backplane):
         """Keep what arrived, then hand it on."""
         assert self._hub is not None
         try:
-            while self._arrived:
-                arrived, self._arrived = self._arrived, []
-                mirror = functools.partial(self._store.mirror, arrived, self._position)
-                self._hub.delivered(await self._threads.write(mirror))
+            while self._arrived or self._held:
+                arrived, self._arrived, self._arrived_bytes = self._arrived, [], 0
+                taken = dict(self._taken)
+                fresh = await self._keep(arrived, taken)
+                if fresh is not None:
+                    self._kept = taken
+                    self._hub.delivered(fresh)
+                if self._held and not self._arrived:
+                    self._go_on()
         finally:
             self._mirroring = False
 
-    async def page(self, log: str, *, after: int | None = None, before: int | None = None, count: int) -> Page:
-        return await self._threads.read(lambda store: store.page(log, after=after, before=before, count=count))
+    async def _keep(self, arrived: list[Mirrored], taken: dict[str, int]) -> list[Entry] | None:
+        """Mirror it; what is new. None: it could not be done; after a while it comes again from the streams."""
+        try:
+            fresh = await self._threads.write(lambda: self._store.mirror(arrived, taken[LOG]))
+        except Exception as error:  # whatever it is, nobody may miss a message for it
+            if self._mirror_retry_seconds == _MIRROR_RETRY_SECONDS_FIRST:
+                log.warning("the chat's messages cannot be written and wait in NATS", extra={"reason": str(error)})
+            self._hold()
+            self._arrived, self._arrived_bytes = [], 0
+            self._taken = dict(self._kept)
+            await asyncio.sleep(self._mirror_retry_seconds)
+            self._mirror_retry_seconds = min(self._mirror_retry_seconds * 2, _MIRROR_RETRY_SECONDS_MAX)
+            return None
+        self._mirror_retry_seconds = _MIRROR_RETRY_SECONDS_FIRST
+        return fresh
 
-    async def search(self, log: str, words: list[str], count: int) -> Page:
-        return await self._threads.read(lambda store: store.search(log, words, count))
+    def _hold(self) -> None:
+        """Take no more of the streams."""
+        self._held = True
+        for follower in self._followers[:2]:
+            follower.hold()
 
-    async def topics(self) -> dict[str, str]:
-        return await self._threads.read(Store.topics)
+    def _go_on(self) -> None:
+        """Take what follows the last entries that were kept."""
+        self._held = False
+        for follower, stream in zip(self._followers, (LOG, PASSING), strict=False):
+            follower.go_on(self._kept[stream])
 
     # --- people ------------------------------------------------------------------------------------------------------
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import sqlite3
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from .backplane import Backplane, Done, Entry, Hub, NotPosted, Page, Person, Post, Taken, taken_by
+from .backplane import Done, Entry, Hub, NotPosted, Person, Post, Taken, taken_by
 from .names import fold
 from .store import Store
-from .threads import StoreThreads
-
-_PRUNE_SECONDS = 60.0
+from .stored import Spawn, StoredBackplane
 
 
-class LocalBackplane(Backplane):
-    """See `Backplane`.
+class LocalBackplane(StoredBackplane):
+    """See `Backplane`."""
 
-    Args:
-        store: not yet open.
-        spawn: starts a task that ends with the service.
-    """
-
-    def __init__(self, store: Store, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
-        self._store = store
-        self._spawn = spawn
-        self._threads = StoreThreads(store, self._written)
+    def __init__(self, store: Store, spawn: Spawn) -> None:
+        super().__init__(store, spawn, self._written)
         self._hub: Hub | None = None
         self._people: dict[str, Person] = {}
         self._sessions_by_fold: dict[str, str] = {}
@@ -38,17 +25,10 @@ class LocalBackplane(Backplane):
 
     async def start(self, hub: Hub) -> None:
         self._hub = hub
-        await self._threads.start()
-        self._spawn(self._prune())
+        await self._open()
 
     async def stop(self) -> None:
         await self._threads.stop()
-
-    async def _prune(self) -> None:
-        while True:
-            with contextlib.suppress(sqlite3.Error):  # a full disk tells whoever posts
-                await self._threads.write(self._store.prune)
-            await asyncio.sleep(_PRUNE_SECONDS)
 
     # --- logs --------------------------------------------------------------------------------------------------------
 
@@ -64,15 +44,6 @@ class LocalBackplane(Backplane):
         self._hub.delivered([entry for entry in entries if entry is not None])
         for done, entry in zip(dones, entries, strict=True):
             done(entry.id if entry is not None else 0)
-
-    async def page(self, log: str, *, after: int | None = None, before: int | None = None, count: int) -> Page:
-        return await self._threads.read(lambda store: store.page(log, after=after, before=before, count=count))
-
-    async def search(self, log: str, words: list[str], count: int) -> Page:
-        return await self._threads.read(lambda store: store.search(log, words, count))
-
-    async def topics(self) -> dict[str, str]:
-        return await self._threads.read(Store.topics)
 
     # --- people ------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class ChatOptions:
         float, Meta(ge=0, description="how long somebody whose connection is lost keeps his name and his place")
     ] = 15.0
     rooms_per_person_max: Annotated[int, Meta(ge=1, description="rooms that one person may be in")] = 50
+    rooms_max: Annotated[int, Meta(ge=1, description="rooms on this server, with people or a topic")] = 10_000
     dialect_room: Annotated[str, Meta(description="the room of the simple clients of `dialect=talk` and `qq`")] = (
         "lobby"
     )

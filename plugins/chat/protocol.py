@@ -104,10 +104,11 @@ class History(Request, tag="history"):
 
 
 class Search(Request, tag="search"):
-    """Messages of a room that hold all of the words, the newest last; answered by `page`."""
+    """Messages of a room, before an id, that hold all of the words, the newest last; answered by `page`."""
 
     room: str
     text: str
+    before: Number | None = None
     count: int = 50
 
 
@@ -190,10 +191,13 @@ class Room(Event, tag="room"):
 
 
 class Page(Event, tag="page"):
+    """Some messages. `before`: what is older was not searched: do so `before` this id."""
+
     room: str
     n: int = 0
     messages: list[Said | TopicSet] = []
     more: bool = False
+    before: int = 0
 
 
 class RoomInfo(Struct, omit_defaults=True, kw_only=True):

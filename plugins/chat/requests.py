@@ -170,6 +170,7 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
     limit = chat.chat_options.rooms_per_person_max
     if name not in guest.rooms and len(guest.rooms) >= limit:
         raise Refused("rooms", f"you are in {limit} rooms, which is all that you may: leave one")
+    await _make_place(chat, name)
     room = chat.rooms.get(name)
     was_here = seat in room.seats
     seat.begin_join(name)
@@ -186,6 +187,16 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
             chat.backplane.update(guest.person())
         raise
     seat.end_join(name, answer, answer.last_id)
+
+
+async def _make_place(chat: Chat, name: str) -> None:
+    """Where there are as many rooms as may be, one that stands empty gives way to a new one."""
+    if chat.rooms.find(name) is not None or len(chat.rooms) < chat.chat_options.rooms_max:
+        return
+    deserted = chat.rooms.forget_one()
+    if deserted is None:
+        raise Refused("rooms", f"there are {len(chat.rooms)} rooms, which is all that may be here: /rooms shows them")
+    await chat.backplane.forget_topics([deserted])
 
 
 async def _entered(chat: Chat, room: rooms.Room, request: Join) -> Room:
@@ -266,9 +277,11 @@ async def _search(chat: Chat, seat: Seat, guest: Guest, request: Search) -> None
     words = request.text.split()[:_WORDS_MAX]
     if not words:
         raise Refused("empty", "search for what? give a word or several")
-    page = await chat.backplane.search(name, words, min(max(request.count, 1), PAGE_MESSAGES_MAX))
-    messages, more = _fit(page, newest=True)
-    seat.reply(Page(room=name, n=request.n, messages=messages, more=more))
+    count = min(max(request.count, 1), PAGE_MESSAGES_MAX)
+    found = await chat.backplane.search(name, words, before=request.before, count=count)
+    messages, cut = _fit(backplane.Page(found.entries), newest=True)
+    before = messages[0].id if cut else found.before
+    seat.reply(Page(room=name, n=request.n, messages=messages, more=before > 0, before=before))
 
 
 def _fit(page: backplane.Page, *, newest: bool) -> tuple[list[Said | TopicSet], bool]:

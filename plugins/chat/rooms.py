@@ -64,9 +64,14 @@ class Room:
         self._going = False
 
     @property
+    def is_empty(self) -> bool:
+        """Nobody is here, nor has just been."""
+        return not (self.people or self.seats or self.joined or self.left)
+
+    @property
     def is_idle(self) -> bool:
         """Nobody is here, and there is nothing to remember."""
-        return not (self.people or self.seats or self.topic or self.joined or self.left)
+        return self.is_empty and not self.topic
 
     @property
     def is_held(self) -> bool:
@@ -159,6 +164,25 @@ class Rooms:
     def session_of(self, nick: str) -> str:
         """Who has this nickname, or one that looks the same; empty: nobody."""
         return self._sessions_by_fold.get(fold(nick), "")
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def forget_one(self) -> str | None:
+        """One that stands empty goes, the one where nothing was said for longest; its name."""
+        empty = [room for room in self._rooms.values() if room.is_empty]
+        if not empty:
+            return None
+        room = min(empty, key=lambda room: room.last_id)
+        del self._rooms[room.name]
+        return room.name
+
+    def forget_empty(self, names: Iterable[str]) -> list[str]:
+        """Those of the rooms go that stand empty, topic and all; which ones."""
+        empty = [name for name in names if name not in self._rooms or self._rooms[name].is_empty]
+        for name in empty:
+            self._rooms.pop(name, None)
+        return empty
 
     def forget_if_empty(self, room: Room) -> None:
         if room.is_idle:

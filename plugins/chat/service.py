@@ -9,6 +9,8 @@ in the same order. Who is here goes the same way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -30,6 +32,7 @@ from .store import MEMORY, Retention, Store
 from .text import clean_line
 
 _TOLD_MAX = 200
+_PRUNE_SECONDS = 60.0
 
 
 class Chat(Service, Hub):
@@ -76,6 +79,19 @@ class Chat(Service, Hub):
     async def start(self) -> None:
         await self.backplane.start(self)
         self.rooms.set_topics(await self.backplane.topics())
+        self.context.spawn(self._prune())
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(_PRUNE_SECONDS)
+            with contextlib.suppress(sqlite3.Error):  # a full disk tells whoever posts
+                await self.prune_rooms()
+
+    async def prune_rooms(self) -> None:
+        """Empty rooms go in which nothing was said or set for as long as messages are kept."""
+        deserted = self.rooms.forget_empty(await self.backplane.silent_topics())
+        if deserted:
+            await self.backplane.forget_topics(deserted)
 
     def drain(self) -> None:
         """Nobody is kept by a server that stops: clients come back to the next one."""

@@ -5,6 +5,8 @@ process; with `durable=machine` also after a crash of the machine. WAL lets read
 
 Invariants: an id is never given twice, also where the entry itself is not kept (a room without history): the counter
 is in the same transaction. A session's last `n` is too, so that what is posted again after a crash is recognised.
+What is searched is folded when it is written, where that is more than SQLite can do by itself: a search runs without
+Python, and so without holding up who does need it.
 """
 
 from __future__ import annotations
@@ -21,29 +23,40 @@ from typing import NamedTuple
 
 from kernel import StartError
 
-from .backplane import ACT, MAILBOX, SAY, TOPIC, Entry, Page, Post
+from .backplane import ACT, MAILBOX, SAY, TOPIC, Entry, Found, Page, Post
 from .names import is_logged
 
 MEMORY = "memory"
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE entries(id INTEGER PRIMARY KEY, log TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
-                     nick TEXT NOT NULL, text TEXT NOT NULL);
+                     nick TEXT NOT NULL, text TEXT NOT NULL, folded TEXT);
 CREATE INDEX entries_of_log ON entries(log, id);
 CREATE INDEX entries_at ON entries(at);
-CREATE TABLE topics(log TEXT PRIMARY KEY, topic TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE topics(log TEXT PRIMARY KEY, topic TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions(session TEXT PRIMARY KEY, n INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE owners(fold TEXT PRIMARY KEY, principal TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE counter(last INTEGER NOT NULL);
 INSERT INTO counter VALUES (0);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+_FROM_VERSION_1 = """
+ALTER TABLE entries ADD COLUMN folded TEXT;
+ALTER TABLE topics ADD COLUMN at REAL NOT NULL DEFAULT 0;
+UPDATE topics SET at = CAST(strftime('%s', 'now') AS REAL);
+UPDATE entries SET folded = fold(text) WHERE length(text) != length(CAST(text AS BLOB));
+PRAGMA user_version = 2;
+"""
+_NO_ID = 1 << 62
 _COLUMNS = "id, log, at, kind, nick, text"
 # Direct messages are kept only until a session that was cut off has come back.
 _MAILBOX_SECONDS = 24 * 3600.0
 _SESSION_SECONDS = 24 * 3600.0
 _BUSY_SECONDS = 5.0
+# What a search looks at in one turn: some milliseconds of work.
+_SEARCHED_MAX = 2000
+_GROWN_LOGS_MAX = 10_000
 # Of the nicknames that somebody has proved to be his, the ones that he used last stay his.
 _NICKS_OWNED_MAX = 5
 
@@ -136,6 +149,9 @@ class Store:
         [version] = self._connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        elif version == 1:
+            self._connection.create_function("fold", 1, str.casefold, deterministic=True)
+            self._connection.executescript(f"BEGIN; {_FROM_VERSION_1} COMMIT;")
         elif version != _SCHEMA_VERSION:
             raise StartError(f"the chat's history '{self.path}' was written by another version of the chat: move it")
 
@@ -195,6 +211,7 @@ class Store:
             position: where to go on from after a restart.
         """
         now = time.time()
+        last = max(self._last, position)
         with _transaction(self._connection):
             last_n = self._last_numbers({each.session for each in arrived if each.n})
             fresh = []
@@ -206,8 +223,8 @@ class Store:
                 fresh.append(entry)
             self._keep(fresh)
             self._remember_numbers(last_n, now)
-            self._last = max(self._last, position)
-            self._connection.execute("UPDATE counter SET last = ?", (self._last,))
+            self._connection.execute("UPDATE counter SET last = ?", (last,))
+        self._last = last
         return fresh
 
     @property
@@ -226,12 +243,13 @@ class Store:
     def _keep(self, entries: Sequence[Entry]) -> None:
         kept = [entry for entry in entries if is_logged(entry.log) and (self._retention.on or entry.log[0] == MAILBOX)]
         self._connection.executemany(
-            f"INSERT OR IGNORE INTO entries({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-            [(entry.id, entry.log, entry.at, entry.kind, entry.nick, entry.text) for entry in kept],
+            f"INSERT OR IGNORE INTO entries({_COLUMNS}, folded) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(entry.id, entry.log, entry.at, entry.kind, entry.nick, entry.text, _folded(entry)) for entry in kept],
         )
         for entry in entries:
             if entry.kind == TOPIC:
-                self._connection.execute("INSERT OR REPLACE INTO topics VALUES (?, ?)", (entry.log, entry.text))
+                topic = (entry.log, entry.text, entry.at)
+                self._connection.execute("INSERT OR REPLACE INTO topics VALUES (?, ?, ?)", topic)
         self._prune_logs(entry.log for entry in kept)
 
     def _prune_logs(self, logs: Iterable[str]) -> None:
@@ -250,12 +268,19 @@ class Store:
     def prune(self) -> None:
         """Drop what is older than what is kept."""
         now = time.time()
+        if len(self._since_pruned) > _GROWN_LOGS_MAX:
+            self._since_pruned.clear()
         with _transaction(self._connection):
             self._connection.execute("DELETE FROM entries WHERE at < ?", (now - self._retention.seconds_max,))
             self._connection.execute(
                 "DELETE FROM entries WHERE at < ? AND log >= '@' AND log < 'A'", (now - _MAILBOX_SECONDS,)
             )
             self._connection.execute("DELETE FROM sessions WHERE at < ?", (now - _SESSION_SECONDS,))
+
+    def forget_topics(self, rooms: Sequence[str]) -> None:
+        """See `Backplane.forget_topics`."""
+        with _transaction(self._connection):
+            self._connection.executemany("DELETE FROM topics WHERE log = ?", [(room,) for room in rooms])
 
     def own(self, fold: str, principal: str) -> str:
         """Whose a nickname is: it becomes `principal`'s if it was nobody's. An empty principal owns nothing."""
@@ -285,29 +310,45 @@ class Store:
             return Page(_entries(rows[:count]), len(rows) > count)
         rows = self._connection.execute(
             f"SELECT {_COLUMNS} FROM entries WHERE log = ? AND id < ? ORDER BY id DESC LIMIT ?",
-            (log, (1 << 62) if before is None else before, count + 1),
+            (log, _NO_ID if before is None else before, count + 1),
         ).fetchall()
         return Page(_entries(reversed(rows[:count])), len(rows) > count)
 
-    def search(self, log: str, words: Sequence[str], count: int) -> Page:
-        """See `Backplane.search`."""
-        holds = " AND instr(fold(text), ?)" * len(words)
+    def search(self, log: str, words: Sequence[str], *, before: int | None, count: int) -> Found:
+        """A step of `Backplane.search`: so many messages, and no more."""
+        before = _NO_ID if before is None else before
+        window = "SELECT * FROM entries WHERE log = ? AND id < ? ORDER BY id DESC LIMIT ?"
+        arguments = (log, before, _SEARCHED_MAX)
+        first, size = self._connection.execute(f"SELECT min(id), count(*) FROM ({window})", arguments).fetchone()
+        holds = " AND instr(coalesce(folded, lower(text)), ?)" * len(words)
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM entries WHERE log = ? AND kind IN ('{SAY}', '{ACT}'){holds} "
-            "ORDER BY id DESC LIMIT ?",
-            (log, *(word.casefold() for word in words), count + 1),
+            f"SELECT {_COLUMNS} FROM ({window}) WHERE kind IN ('{SAY}', '{ACT}'){holds} ORDER BY id DESC LIMIT ?",
+            (*arguments, *(word.casefold() for word in words), count),
         ).fetchall()
-        return Page(_entries(reversed(rows[:count])), len(rows) > count)
+        if len(rows) == count:
+            first = rows[-1][0]
+        elif size < _SEARCHED_MAX:
+            first = 0
+        return Found(_entries(reversed(rows)), first)
 
     def topics(self) -> dict[str, str]:
         return dict(self._connection.execute("SELECT log, topic FROM topics WHERE topic != ''"))
+
+    def silent_topics(self) -> list[str]:
+        """See `Backplane.silent_topics`."""
+        oldest = time.time() - self._retention.seconds_max
+        rows = self._connection.execute(
+            "SELECT log FROM topics WHERE at < ? AND NOT EXISTS "
+            "(SELECT 1 FROM entries WHERE entries.log = topics.log AND entries.at >= ?)",
+            (oldest, oldest),
+        )
+        return [log for (log,) in rows]
 
 
 def _connect(path: str) -> sqlite3.Connection:
     where = ":memory:" if path == MEMORY else path
     db = sqlite3.connect(where, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode=WAL")
-    db.create_function("fold", 1, str.casefold, deterministic=True)
     return db
 
 
@@ -321,6 +362,11 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
         with contextlib.suppress(sqlite3.Error):
             db.execute("ROLLBACK")
         raise
+
+
+def _folded(entry: Entry) -> str | None:
+    """The text for searches, where SQLite's own `lower` is not enough."""
+    return None if entry.text.isascii() else entry.text.casefold()
 
 
 def _entries(rows: Iterable[tuple[int, str, float, str, str, str]]) -> list[Entry]:

@@ -154,6 +154,18 @@ def test_commands_answer_and_mistakes_count(endpoints: list[str]) -> None:
     ]
 
 
+def test_a_search_goes_on_with_older_messages(endpoints: list[str]) -> None:
+    said = "".join(f"word {number}\n" for number in range(60))
+    lines = f"{said}/search WORD\n/search\n/search\n"
+    code, out, err = run(endpoints[0], "--nick", "ada", "--room", "searched", stdin=lines)
+    assert (code, err.splitlines()[-2:]) == (1, [
+        "older messages were not searched: /search goes on there",
+        "kernel: error: write /search WORDS",
+    ])  # fmt: skip
+    found = [line.rpartition(" ")[2] for line in out.splitlines() if "<ada> word" in line]
+    assert sorted(found, key=int) == [str(number) for number in range(60) for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

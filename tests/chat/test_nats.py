@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -182,6 +183,69 @@ async def test_a_server_that_comes_later_knows_what_was_said(
             page = await late.client.history("lobby", count=200)
             wanted = (await ada.client.history("lobby", count=200)).messages
             assert page.messages == wanted
+
+
+@needs_nats
+async def test_while_a_mirror_cannot_be_written_messages_wait_and_none_is_lost(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jetstream, "_MIRROR_RETRY_SECONDS_MAX", 0.5)
+    one, other = places
+    ada, bob, eve = await one.person("ada"), await other.person("bob", "udp"), await other.person("eve")
+    await ada.client.say("lobby", "before")
+    await bob.until(lambda bob: bob.texts() == ["before"])
+    store = other.chat.backplane._store  # type: ignore[attr-defined]
+    failures = 0
+
+    def broken(*_: object) -> None:
+        nonlocal failures
+        failures += 1
+        raise sqlite3.OperationalError("database or disk is full")
+
+    texts = [str(number) for number in range(100)]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "mirror", broken)
+        for text in texts:
+            await ada.client.say("lobby", text)
+        await ada.client.tell("bob", "psst")
+        await ada.until(lambda ada: ada.texts() == ["before", *texts])
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while failures < 3:  # noqa: ASYNC110  # the store is in another thread
+                await asyncio.sleep(0.01)
+        assert bob.texts() == ["before"]
+        assert not other.chat.backplane._arrived  # type: ignore[attr-defined]
+    for person in (bob, eve):
+        await person.until(lambda person: person.texts() == ["before", *texts], DEADLINE_SECONDS)
+    await bob.until(lambda bob: bob.of(Told))
+    await eve.client.say("lobby", "after")
+    for person in (ada, bob, eve):
+        await person.until(lambda person: person.texts() == ["before", *texts, "after"], DEADLINE_SECONDS)
+    assert len(bob.of(Told)) == 1
+    found = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
+    assert found == ["the chat's messages cannot be written and wait in NATS"]
+
+
+@needs_nats
+async def test_a_slow_mirror_holds_the_streams_and_loses_nothing(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "_ARRIVED_BYTES_MAX", 2000)
+    one, other = places
+    ada, bob = await one.person("ada"), await other.person("bob")
+    store = other.chat.backplane._store  # type: ignore[attr-defined]
+    mirror = store.mirror
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.02)
+        return mirror(*arguments)
+
+    monkeypatch.setattr(store, "mirror", slow)
+    texts = [str(number) for number in range(300)]
+    await asyncio.gather(*(ada.client.say("lobby", text) for text in texts))
+    await bob.until(lambda bob: len(bob.texts()) >= len(texts), DEADLINE_SECONDS)
+    await bob.client.say("lobby", "after")
+    await bob.until(lambda bob: bob.texts()[-1] == "after", DEADLINE_SECONDS)
+    assert bob.texts() == [*texts, "after"]
 
 
 async def test_without_a_nats_server_there_is_one_line(

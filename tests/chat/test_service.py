@@ -9,10 +9,13 @@ import os
 import pwd
 import re
 import sqlite3
+import time
+from typing import Any
 
 import pytest
 
 from kernel import Code, OptionError, Server
+from kernel.plugins.chat import store
 from kernel.plugins.chat.client import ChatClient, RequestFailed
 from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
 from kernel.plugins.chat.store import Store
@@ -187,6 +190,88 @@ async def test_history_is_paged_and_searched(serve: MakePlace) -> None:
     assert [message.text for message in found.messages if isinstance(message, Said)] == [
         "number 0 Größe", "number 10 Größe", "number 20 Größe",
     ]  # fmt: skip
+
+
+async def test_a_long_search_lets_others_read_and_goes_on_where_it_stopped(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_SEARCHED_MAX", 10)
+    place = await serve()
+    ada = await place.person("ada")
+    for number in range(250):
+        await ada.client.say("lobby", f"number {number}" if number else "needle")
+    steps: list[str] = []
+
+    def watched(name: str) -> None:
+        work = getattr(Store, name)
+
+        def noted(*arguments: Any, **named: Any) -> Any:
+            steps.append(name)
+            return work(*arguments, **named)
+
+        monkeypatch.setattr(Store, name, noted)
+
+    watched("search")
+    watched("page")
+    backplane = place.chat.backplane
+    found, _ = await asyncio.gather(backplane.search("lobby", ["needle"], count=9), backplane.page("lobby", count=9))
+    assert (found.entries, found.before) == ([], 151)
+    assert steps == ["search", "page"] + ["search"] * 9
+    page = await ada.client.search("lobby", "needle")
+    assert (page.messages, page.more, page.before) == ([], True, 151)
+    pages = [page]
+    while pages[-1].before:
+        pages.append(await ada.client.search("lobby", "needle", before=pages[-1].before))
+    assert [len(page.messages) for page in pages] == [0, 0, 1]
+
+
+async def test_a_search_costs_more_than_a_message(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&messages_per_second=0.01&burst=11")
+    ada = await place.person("ada")
+    for _ in range(2):
+        await ada.client.search("lobby", "word")
+    searching = asyncio.create_task(ada.client.search("lobby", "word"))
+    await ada.until(lambda ada: ada.of(Notice))
+    searching.cancel()
+
+
+async def test_there_are_only_so_many_rooms_and_empty_ones_give_way(serve: MakePlace) -> None:
+    place = await serve("chat?store=memory&rooms_max=3")
+    ada, bob = await place.person("ada", "tcp", "one", "two"), await place.person("bob", "udp", "one")
+    await ada.client.join("three")
+    with pytest.raises(RequestFailed, match="there are 3 rooms, which is all that may be here: /rooms shows them"):
+        await bob.client.join("four")
+    await bob.client.join("three")
+    for room in ("two", "three"):
+        await ada.client.set_topic(room, "tea")
+    await ada.client.leave("two")
+    await bob.until(lambda bob: bob.of(TopicSet))
+    async with asyncio.timeout(30):
+        while not place.chat.rooms.get("two").is_empty:  # noqa: ASYNC110  # that somebody left is told a moment later
+            await asyncio.sleep(0.01)
+    await bob.client.join("four")
+    assert {info.room for info in (await bob.client.list_rooms()).rooms} == {"one", "three", "four"}
+    assert await place.chat.backplane.topics() == {"three": "tea"}
+
+
+async def test_deserted_rooms_are_pruned_when_their_messages_are(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await serve("chat?store=memory&history_seconds_max=60")
+    ada = await place.person("ada", "tcp", "lobby", "deserted")
+    for room in ("lobby", "deserted"):
+        await ada.client.set_topic(room, "tea")
+    await ada.client.leave("deserted")
+    async with asyncio.timeout(30):
+        while not place.chat.rooms.get("deserted").is_empty:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+    await place.chat.prune_rooms()
+    assert len((await ada.client.list_rooms()).rooms) == 2
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    await place.chat.prune_rooms()
+    assert [info.room for info in (await ada.client.list_rooms()).rooms] == ["lobby"]
+    assert await place.chat.backplane.topics() == {"lobby": "tea"}
 
 
 async def test_an_unlogged_room_keeps_nothing(serve: MakePlace) -> None:

@@ -114,6 +114,72 @@ def test_a_write_that_fails_writes_nothing_and_gives_no_id(tmp_path: Path) -> No
     store.close()
 
 
+def test_a_search_looks_at_so_many_messages_at_a_time() -> None:
+    store = opened(MEMORY, Retention(100_000, 3600.0))
+    store.append([post("a word" if number % 1000 == 0 else "x") for number in range(5001)])
+    steps = [store.search("lobby", ["word"], before=None, count=50)]
+    while steps[-1].before:
+        steps.append(store.search("lobby", ["word"], before=steps[-1].before, count=50))
+    assert [step.before for step in steps] == [3002, 1002, 0]
+    assert [[entry.id for entry in step.entries] for step in steps] == [[4001, 5001], [2001, 3001], [1, 1001]]
+
+
+def test_a_search_stops_at_what_was_asked_for_and_goes_on_there() -> None:
+    store = opened(MEMORY)
+    store.append([post(f"word {number}") for number in range(10)])
+    found = store.search("lobby", ["WORD"], before=None, count=4)
+    assert ([entry.id for entry in found.entries], found.before) == ([7, 8, 9, 10], 7)
+    found = store.search("lobby", ["word"], before=found.before, count=100)
+    assert ([entry.id for entry in found.entries], found.before) == ([1, 2, 3, 4, 5, 6], 0)
+    assert store.search("nowhere", ["word"], before=None, count=4).entries == []
+
+
+@pytest.mark.parametrize(("text", "word"), [("Straße", "STRASSE"), ("ÉTÉ", "été"), ("ADA", "ada"), ("100%_'\"", "%_'")])
+def test_case_does_not_matter_and_signs_are_signs(text: str, word: str) -> None:
+    store = opened(MEMORY)
+    store.append([post("another"), post(text)])
+    assert [entry.text for entry in store.search("lobby", [word], before=None, count=9).entries] == [text]
+
+
+def test_rooms_in_which_nothing_happens_lose_their_topics_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(MEMORY, Retention(100, 3600.0))
+    for room in ("quiet", "lively", "~unlogged"):
+        store.append([post("topic", kind="topic", log=room)])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1800)
+    store.append([post("still here", log="lively")])
+    assert store.silent_topics() == []
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+    store.prune()
+    assert sorted(store.silent_topics()) == ["quiet", "~unlogged"]
+    store.forget_topics(["quiet", "~unlogged"])
+    assert store.topics() == {"lively": "topic"}
+
+
+def test_a_history_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "chat.sqlite")
+    old.executescript("""
+        CREATE TABLE entries(id INTEGER PRIMARY KEY, log TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL,
+                             nick TEXT NOT NULL, text TEXT NOT NULL);
+        CREATE INDEX entries_of_log ON entries(log, id);
+        CREATE INDEX entries_at ON entries(at);
+        CREATE TABLE topics(log TEXT PRIMARY KEY, topic TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE sessions(session TEXT PRIMARY KEY, n INTEGER NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+        CREATE TABLE owners(fold TEXT PRIMARY KEY, principal TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+        CREATE TABLE counter(last INTEGER NOT NULL);
+        INSERT INTO counter VALUES (2);
+        INSERT INTO entries VALUES (1, 'lobby', 1e10, 'say', 'ada', 'Größe');
+        INSERT INTO entries VALUES (2, 'lobby', 1e10, 'say', 'ada', 'Plain');
+        INSERT INTO topics VALUES ('lobby', 'tea');
+        PRAGMA user_version = 1;
+    """)
+    old.close()
+    store = opened(tmp_path / "chat.sqlite")
+    assert [store.search("lobby", [word], before=None, count=9).entries[0].id for word in ("GRÖSSE", "plain")] == [1, 2]
+    assert (store.topics(), store.silent_topics(), store.last_id) == ({"lobby": "tea"}, [], 2)
+    store.close()
+
+
 def test_two_servers_do_not_share_a_file(tmp_path: Path) -> None:
     store = opened(tmp_path / "chat.sqlite")
     with pytest.raises(StartError, match="is in use by another server: give this one a file of its own"):

@@ -6,10 +6,14 @@
 The answer is what the command wrote on stdout; `cmd-sized` answers what it wrote on stderr if that is anything, and
 `cmd-ready` does if stdout is empty. A command is one read of at most `_COMMAND_BYTES_MAX`, cut into words as a shell
 does it, and what may run is what our own clients may run, too. `cd` lasts as long as the connection.
+
+Whoever ends his side of the connection may still want an answer (`nc -N`), or have left: TCP does not tell. So what
+he has asked for gets `_LAST_ANSWERS_SECONDS` to answer, and is ended then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from collections import deque
@@ -32,6 +36,7 @@ READY, SIZED = "cmd-ready", "cmd-sized"
 _COMMAND_BYTES_MAX = 4096
 _COMMANDS_WAITING_MAX = 16
 _ANSWER_BYTES_MAX = 4 * MIB
+_LAST_ANSWERS_SECONDS = 5.0
 GO_THERE = ["pwd", "-P"]
 """What `cd` runs: it says where it has arrived, if it may."""
 _GO = b"recv_ready"
@@ -115,6 +120,7 @@ class Dialogue(ChannelHandler):
         self._held = b""
         self._holding = False
         self._cwd = ""
+        self._last: asyncio.TimerHandle | None = None
 
     def opened(self, channel: Channel) -> None:
         self._channel = channel
@@ -134,6 +140,14 @@ class Dialogue(ChannelHandler):
                 self._release(message)
             else:
                 self._run(self._channel, message)
+        if self._last is not None and self._running is None and self._channel is not None:
+            self._channel.close()
+
+    def finished(self) -> None:
+        """The client says no more."""
+        if self._channel is not None:
+            self._last = asyncio.get_running_loop().call_later(_LAST_ANSWERS_SECONDS, self._channel.close)
+            self._next()
 
     def _release(self, message: bytes) -> None:
         if not message.startswith(_GO):
@@ -193,5 +207,7 @@ class Dialogue(ChannelHandler):
 
     def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
         self._channel = None
+        if self._last is not None:
+            self._last.cancel()
         if self._running is not None:
             self._running.abandon(Code.CANCELLED)

@@ -107,6 +107,9 @@ class ShellOptions:
     grace_seconds: Annotated[float, Meta(ge=0, le=60, description="from the request to end to the kill")] = 2.0
     output_bytes_max: Annotated[int, Meta(ge=1, description="a command that writes more is ended")] = 64 * 1024 * MIB
     commands_max: Annotated[int, Meta(ge=1, description="how many run at once")] = 64
+    commands_per_principal_max: Annotated[
+        int, Meta(ge=0, description="how many of one principal run at once; 0: half of commands_max")
+    ] = 0
     processes_max: Annotated[int, Meta(ge=1, description="RLIMIT_NPROC: of the command's user in all")] = 4096
     open_files_max: Annotated[int, Meta(ge=3, description="RLIMIT_NOFILE")] = 1024
     memory_bytes_max: Annotated[int, Meta(ge=MIB, description="RLIMIT_DATA: of each process")] = 4 * 1024 * MIB

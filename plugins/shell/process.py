@@ -42,6 +42,9 @@ _PIPE_BYTES = 1024 * 1024
 _READS_MAX = 4
 _LINGER_SECONDS = 0.25
 _RETRY_SECONDS = 0.005
+_HAND_OVER_SECONDS = 10.0
+# More orders than this wait only for a supervisor that does not run: signals beyond them tell it nothing new.
+_ORDERS_MAX = 64
 _REPORT_BYTES = 64 * 1024
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from warden import keeper; keeper.main(int(sys.argv[2]))"
 
@@ -92,17 +95,30 @@ class Owner(Protocol):
 
 
 class Keeper:
-    """The process that forks supervisors. Started with the service, and again whenever it is missing."""
+    """The process that forks supervisors. Started with the service, and again whenever it is missing until `stop`.
+
+    Attributes:
+        serving: between `start` and `stop`: requests can be made.
+    """
 
     def __init__(self) -> None:
+        self.serving = False
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
     def start(self) -> None:
-        """Start it if it does not run; it is ready at once, requests wait until it is."""
+        """Start it; it is ready at once, requests wait until it is.
+
+        Raises:
+            OSError: there are no processes or descriptors left.
+        """
+        self.serving = True
+        self._ensure()
+
+    def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
-        self.stop()
+        self._close()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         place = str(Path(__file__).parent)
@@ -118,6 +134,10 @@ class Keeper:
 
     def stop(self) -> None:
         """Let it go; it ends after its last supervisor, and nobody waits for that here."""
+        self.serving = False
+        self._close()
+
+    def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -138,15 +158,14 @@ class Keeper:
         return 0 if self._process is None else self._process.pid
 
     def request(self, descriptors: list[int]) -> bool:
-        """Hand over the descriptors of a new command; False: it has too much to do, try again."""
-        self.start()
-        assert self._socket is not None
-        try:
-            socket.send_fds(self._socket, [b"+"], descriptors)
-        except BlockingIOError:
+        """Hand over the descriptors of a new command; False: it has too much to do, or has just ended: try again."""
+        if not self.serving:
             return False
-        except OSError:  # it has just ended
-            self.start()
+        try:
+            self._ensure()
+            assert self._socket is not None
+            socket.send_fds(self._socket, [b"+"], descriptors)
+        except OSError:
             return False
         return True
 
@@ -169,6 +188,7 @@ class Process:
         self._exited: tuple[int, float] | None = None
         self._gone: bool | None = None
         self._linger: asyncio.TimerHandle | None = None
+        self._hand_over_until = self._loop.time() + _HAND_OVER_SECONDS
         self._over = False
 
     # --- start -------------------------------------------------------------------------------------------------------
@@ -225,7 +245,9 @@ class Process:
         return [slave, slave, slave]
 
     def _hand_over(self, descriptors: list[int], theirs: contextlib.ExitStack) -> None:
-        if self._keeper.request(descriptors):
+        """Give the keeper its ends, now or soon. Without them the reports end, which tells that nothing was started."""
+        taken = self._keeper.request(descriptors)
+        if taken or not self._keeper.serving or self._loop.time() > self._hand_over_until:
             theirs.close()
         else:
             self._loop.call_later(_RETRY_SECONDS, self._hand_over, descriptors, theirs)
@@ -244,7 +266,8 @@ class Process:
     def signal(self, number: int) -> None:
         """Signal the command's process group; in a terminal, the one in the foreground."""
         if self._job.terminal is None:
-            self._tell({"signal": number})
+            if self._orders.waiting < _ORDERS_MAX:
+                self._tell({"signal": number})
         elif STDOUT in self._outputs:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self._outputs[STDOUT], _TIOCSIG, struct.pack("i", number))
@@ -395,6 +418,11 @@ class Writer:
         self._queue: deque[memoryview] = deque()
         self._finishing = False
         self._watching = False
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces have not left yet."""
+        return len(self._queue)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write it now, or as soon as there is room."""

@@ -66,15 +66,16 @@ class Shell(Service):
     async def stop(self) -> None:
         for session in list(self._sessions.values()):
             session.end("the server is shutting down")
+        patience_seconds = self._options.grace_seconds + _STOP_SECONDS
         try:
-            async with asyncio.timeout(_STOP_SECONDS):
+            async with asyncio.timeout(patience_seconds):
                 while self._sessions:
                     self._idle.clear()
                     await self._idle.wait()
         except TimeoutError:
-            log.error("%d commands have not ended within %g s", len(self._sessions), _STOP_SECONDS)
+            log.error("%d commands have not ended within %g s", len(self._sessions), patience_seconds)
         self.keeper.stop()
-        await self.keeper.wait_stopped(_STOP_SECONDS)
+        await self.keeper.wait_stopped(patience_seconds)
 
     def handler(self) -> ChannelHandler:
         return Conversation(self)
@@ -92,8 +93,7 @@ class Shell(Service):
             return self._attach(watcher, peer, request)
         assert self.access is not None
         options = self._options
-        if len(self._sessions) >= options.commands_max:
-            raise Denied(f"{len(self._sessions)} commands run here already (commands_max): try again later")
+        self._check_places(peer)
         job = self.access.job(peer.principal, request, changes_directory=changes_directory)
         account = job.user["name"] if job.user else ""
         entry = audit.Entry(peer, job.argv, job.cwd, account, request.terminal is not None)
@@ -122,6 +122,15 @@ class Shell(Service):
                 raise
             raise Denied(f"no command can be started: {error.strerror}") from error
         return session
+
+    def _check_places(self, peer: Peer) -> None:
+        """One principal does not get the places of all."""
+        options = self._options
+        if len(self._sessions) >= options.commands_max:
+            raise Denied(f"{len(self._sessions)} commands run here already (commands_max): try again later")
+        own = sum(session.entry.peer.principal == peer.principal for session in self._sessions.values())
+        if own >= (options.commands_per_principal_max or (options.commands_max + 1) // 2):
+            raise Denied(f"{own} commands of {peer.principal} run here already (commands_per_principal_max)")
 
     def _attach(self, watcher: Watcher, peer: Peer, request: Request) -> Session:
         session = self._sessions.get(request.attach)
@@ -169,6 +178,12 @@ class Conversation(ChannelHandler):
 
     def on_finish(self, channel: Channel) -> None:
         """The client has said all; it still listens."""
+        if self._dialogue is not None:
+            self._dialogue.finished()
+        elif self._session is not None:
+            self._session.finished(channel)
+        else:
+            channel.close()
 
     def on_writable(self, channel: Channel) -> None:
         if self._session is not None:

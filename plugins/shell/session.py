@@ -58,6 +58,9 @@ class Watcher(Protocol):
 
 _KINDS = {STDOUT: STDOUT_KIND, STDERR: STDERR_KIND}
 _UNWATCHED_BYTES = 64 * 1024
+_UNBOUNDED_BYTES = 1 << 62
+# After the last process of a command must be gone: so long its output waits for a client that does not read.
+_UNREAD_SECONDS = 10.0
 
 
 class Session:
@@ -86,6 +89,7 @@ class Session:
         self._request = request
         self._seconds_max = seconds_max
         self._output_bytes_max = output_bytes_max
+        self._grace_seconds = job.grace_seconds
         self._detach_seconds = detach_seconds if job.terminal else 0.0
         self._replay = Replay(replay_bytes if self._detach_seconds else 0)
         self._on_ended = on_ended
@@ -96,6 +100,7 @@ class Session:
         self._input_bytes = 0
         self._running = False
         self._ending = ""
+        self._dropping = False
         self._timed_out = False
         self._timers: list[asyncio.TimerHandle] = []
         self._vigil: asyncio.TimerHandle | None = None
@@ -203,15 +208,32 @@ class Session:
             self.end("its client has left")
         self._process.resume()
 
+    def finished(self, channel: Watcher) -> None:
+        """The client has said all: no input follows, and no credit, so what the channel takes is the only measure."""
+        if channel is self._channel:
+            self._process.finish_input()
+            self._room = dict.fromkeys(self._room, _UNBOUNDED_BYTES)
+            self._process.resume()
+
     def writable(self) -> None:
         """There is room in the channel again."""
         self._process.resume()
 
     def end(self, reason: str) -> None:
-        """End the command and all that it has started; `on_ended` tells when that is done."""
+        """End the command and all that it has started; `on_ended` tells when that is done.
+
+        That is soon, also when the client does not read: after a while what is unread is dropped.
+        """
         if not self._ending:
             self._ending = reason
             self._process.end()
+            loop = asyncio.get_running_loop()
+            self._timers.append(loop.call_later(self._grace_seconds + _UNREAD_SECONDS, self._drop))
+
+    def _drop(self) -> None:
+        self._dropping = True
+        self._ending += ", and what it wrote was not read"
+        self._process.resume()
 
     def _time_out(self) -> None:
         if not self._ending:
@@ -238,19 +260,24 @@ class Session:
 
     def wants(self, stream: int) -> int:
         channel = self._channel
-        if channel is None or channel.code is not None:
+        if channel is None or channel.code is not None or self._dropping:
             return _UNWATCHED_BYTES
         return 0 if channel.full or not self._running else self._room[stream]
 
     def output(self, stream: int, data: bytes) -> None:
         entry = self.entry
+        room = 0 if self._dropping else self._output_bytes_max - entry.output_bytes
+        if len(data) > room:
+            data = data[:room]
+            self._dropping = True
+            self.end(f"it wrote more than {self._output_bytes_max:,} bytes")
+        if not data:
+            return
         entry.output_bytes += len(data)
         if self._replay.size:
             self._replay.add(data)
         self._record(lambda recorder: recorder.output(data))
         self._show(stream, data)
-        if entry.output_bytes > self._output_bytes_max:
-            self.end(f"it wrote more than {self._output_bytes_max:,} bytes")
 
     def _show(self, stream: int, data: bytes) -> None:
         if self._channel is not None and self._channel.code is None:

@@ -212,6 +212,22 @@ def _fault_of_path(value: str, parameter: Parameter) -> str:
         return "holds '..'"
     if parameter.under:
         base = os.path.realpath(parameter.under)
-        if os.path.commonpath([os.path.realpath(os.path.join(parameter.under, value)), base]) != base:
+        try:
+            arrived = _resolved(os.path.join(parameter.under, value))
+        except OSError as error:  # a link may hide there
+            return f"cannot be looked at: {error.strerror}"
+        if os.path.commonpath([arrived, base]) != base:
             return f"does not lie in {parameter.under}"
     return ""
+
+
+def _resolved(path: str) -> str:
+    """Where a path leads; it need not be there.
+
+    Raises:
+        OSError: that cannot be seen.
+    """
+    try:
+        return os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        return os.path.realpath(path)

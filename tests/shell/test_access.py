@@ -186,7 +186,10 @@ class TestTemplates:
         )
         assert template.match(["cat", "in"]) == ["cat", f"{tmp_path}/in"]
         assert template.match(["cat", f"{tmp_path}/in"]) == ["cat", f"{tmp_path}/in"]
-        for outside in ("out", "/etc/passwd", "../x"):
+        assert template.match(["cat", "new"]) == ["cat", f"{tmp_path}/new"]
+        (tmp_path / "loop").symlink_to("loop")
+        (tmp_path / "nowhere").symlink_to("/no/where")
+        for outside in ("out", "/etc/passwd", "../x", "loop", "nowhere", "in/x"):
             with pytest.raises(Mismatch):
                 template.match(["cat", outside])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from kernel import NeedsCapability, Server
+from kernel.plugins.shell import dialects
 
 from .conftest import Serve
+from .local import MARK, PATIENCE_SECONDS, marked, until
 
 ALLOW = "allow = ['echo {words:text...}', 'printf %s {x:text}', 'pwd', 'ls {x:path}', 'seq {n:int}', 'sleep {n:int}']"
 
@@ -105,14 +106,27 @@ async def test_a_peer_that_is_known_may_use_a_dialect_and_a_shell_where_it_is_fr
         await writer.wait_closed()
 
 
-async def test_a_client_that_leaves_ends_its_command(tmp_path: Path):
+async def test_a_client_that_leaves_ends_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dialects, "_LAST_ANSWERS_SECONDS", 0.1)
     async with Server(["shell?free=1"], [f"unix:{tmp_path}/s?dialect=cmd-ready"]) as server:
         _, writer = await asyncio.open_unix_connection(tmp_path / "s")
-        writer.write(f"touch {tmp_path}/there; exec {sys.executable} -c 'import time; time.sleep(1000)'".encode())
-        async with asyncio.timeout(30):
-            while not (tmp_path / "there").exists():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        writer.write(f"export {MARK}={tmp_path}; sh -c 'touch {tmp_path}/there; sleep 1000; true'".encode())
+        await until((tmp_path / "there").exists)
+        assert marked(str(tmp_path))
         writer.close()
         await writer.wait_closed()
-        async with asyncio.timeout(30):
-            await server.stop()
+        await until(lambda: not marked(str(tmp_path)) and not server.channels)
+
+
+@pytest.mark.parametrize("asked", [b"echo one; sleep 0.1; echo two", b"", b"true"])
+async def test_a_client_that_only_finishes_still_gets_its_answer(tmp_path: Path, asked: bytes):
+    async with Server(["shell?free=1"], [f"unix:{tmp_path}/s?dialect=cmd-sized"]) as server:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        writer.write(asked)
+        writer.write_eof()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            answer = await reader.read()
+        assert answer == {b"": b"", b"true": bytes(4)}.get(asked, b"\x08\0\0\0one\ntwo\n")
+        await until(lambda: not server.channels)
+        writer.close()
+        await writer.wait_closed()

@@ -44,5 +44,10 @@ class TestChat(ServiceSuite):
     messages = (b'{"type":"hello","nick":"ada"}', b'{"type":"rooms"}')
 
 
+class TestShell(ServiceSuite):
+    service = "shell?free=1&grace_seconds=0"
+    messages = (b'\x01{"argv":["cat"]}', b"\x03hello")
+
+
 class TestFile(ServiceSuite):
     service = "file?root={directory}"

@@ -124,6 +124,8 @@ static PyObject *lane_on_readable(PyObject *object, PyObject *ignored)
     bool goes_on = true;
     (void)ignored;
 
+    if (self->keeper == NULL) /* the end */
+        Py_RETURN_NONE;
     if (!self->is_open || self->is_inside)
         return PyObject_CallMethod(self->keeper, "readable", NULL);
     for (int reads = 0; goes_on && self->is_open && reads < READS_PER_TURN; reads++) {
@@ -131,6 +133,17 @@ static PyObject *lane_on_readable(PyObject *object, PyObject *ignored)
             return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static int lane_clear(PyObject *object)
+{
+    bridge_lane *self = (bridge_lane *)object;
+    self->is_open = false;
+    self->last = NULL;
+    Py_CLEAR(self->decoder);
+    Py_CLEAR(self->keeper);
+    Py_CLEAR(self->ports);
+    return 0;
 }
 
 /* --- Opening and closing ----------------------------------------------------------------------------------- */
@@ -152,8 +165,18 @@ PyDoc_STRVAR(reopen_doc, "reopen($self, /)\n--\n\nAll that was unusual has passe
 
 static PyObject *lane_reopen(PyObject *object, PyObject *ignored)
 {
+    bridge_lane *self = (bridge_lane *)object;
     (void)ignored;
-    ((bridge_lane *)object)->is_open = true;
+    self->is_open = self->keeper != NULL;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(end_doc, "end($self, /)\n--\n\nThe socket is gone: close the lane for good, and hold on to nobody.");
+
+static PyObject *lane_end(PyObject *object, PyObject *ignored)
+{
+    (void)ignored;
+    lane_clear(object);
     Py_RETURN_NONE;
 }
 
@@ -223,17 +246,6 @@ static int lane_traverse(PyObject *object, visitproc visit, void *arg)
     return 0;
 }
 
-static int lane_clear(PyObject *object)
-{
-    bridge_lane *self = (bridge_lane *)object;
-    self->is_open = false;
-    self->last = NULL;
-    Py_CLEAR(self->decoder);
-    Py_CLEAR(self->keeper);
-    Py_CLEAR(self->ports);
-    return 0;
-}
-
 static void lane_dealloc(PyObject *object)
 {
     bridge_lane *self = (bridge_lane *)object;
@@ -251,6 +263,7 @@ static PyMethodDef lane_methods[] = {
     {"on_readable", lane_on_readable, METH_NOARGS, on_readable_doc},
     {"close", lane_close, METH_NOARGS, close_doc},
     {"reopen", lane_reopen, METH_NOARGS, reopen_doc},
+    {"end", lane_end, METH_NOARGS, end_doc},
     {"add", BRIDGE_FAST(lane_add), add_doc},
     {"remove", lane_remove, METH_O, remove_doc},
     {NULL, NULL, 0, NULL},

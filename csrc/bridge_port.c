@@ -308,6 +308,8 @@ static PyObject *port_leave(PyObject *object, PyObject *ignored)
 {
     bridge_port *self = (bridge_port *)object;
     (void)ignored;
+    if (self->lane->keeper == NULL) /* the lane's end */
+        Py_RETURN_NONE;
     return PyObject_CallMethod(self->lane->keeper, "leave", "O", self->channel);
 }
 

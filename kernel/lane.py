@@ -76,6 +76,10 @@ class LaneKeeper:
             if buffers:
                 self._connection.write(buffers)
 
+    def end(self) -> None:
+        """The connection is lost: let go of everything, so that no cycle of references keeps it."""
+        self._lane.end()
+
     def settle(self) -> None:
         """Open the lane and its ports again, if all that was unusual has passed."""
         if self._lane.is_open and not self._shut:

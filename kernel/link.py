@@ -153,7 +153,9 @@ class Link:
         if self.code is None:
             self.session.close(*_cause(error))
             self._dispatch(self.session.take_events())
-        self._lane = None
+        if self._lane is not None:
+            self._lane.end()
+            self._lane = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -161,7 +163,9 @@ class Link:
         for pong in (self._pings or {}).values():
             if not pong.done():
                 pong.set_exception(ChannelClosed(code, self._reason))
-        self._owner.link_ended(self, code, self._reason)
+        owner = self._owner
+        del self._owner  # a client and its link would keep each other; nothing is told after this
+        owner.link_ended(self, code, self._reason)
 
     # --- the owner and the channels call -------------------------------------------------------------------------
 
@@ -425,6 +429,7 @@ class Link:
                 self._lane.remove(channel)
                 channel.port = None
             channel.ended(event.code, event.reason)
+            event.stream.user = None
 
     def _on_going_away(self, event: GoingAway) -> None:
         self._owner.link_going_away(self, event.code, event.reason)

@@ -5,7 +5,8 @@ buffer, so that an idle one holds none; large frames are received straight into 
 by one `sendmsg` without being joined. `add_reader` costs the same as asyncio's own transports (docs/decisions).
 
 Invariants: at most one reader and one writer are registered for a socket; `connection_lost` is called once, from the
-loop, never from inside a call of the kernel's; after it nothing is registered and the descriptor is closed.
+loop, never from inside a call of the kernel's; after it nothing is registered, the descriptor is closed, and no cycle
+of references is left, so that the connection is freed at once.
 """
 
 from __future__ import annotations
@@ -359,7 +360,10 @@ class SocketConnection(Connection):
         if self._sock.fileno() != -1:
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
+            if self._hangups is not None:
+                self._hangups.remove(self._fd)
             self._sock.close()
+        self._reader = _nothing_to_read
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
@@ -367,6 +371,10 @@ class SocketConnection(Connection):
         self._pending_bytes = 0
         if receiver is not None:
             receiver.connection_lost(error)
+
+
+def _nothing_to_read() -> None:
+    """The reader of a connection that is lost."""
 
 
 MakeConnection = Callable[[socket.socket], Connection]

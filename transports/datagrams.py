@@ -142,6 +142,7 @@ class DatagramSocket:
                 self._loop.remove_writer(self._sock)
                 self._sock.close()
                 self._queue.clear()
+                self._on_batch = self._on_error = None
 
     def _on_readable(self) -> None:
         batch: list[object] = []
@@ -401,8 +402,9 @@ class UdpConnection(Connection):
         """It is over; the receiver learns it after whoever is calling now."""
         if not self.ended:
             self.ended = self._closing = True
-            if self._receiver is not None:
-                self._loop.call_soon(self._receiver.connection_lost, error)
+            receiver, self._receiver = self._receiver, None
+            if receiver is not None:
+                self._loop.call_soon(receiver.connection_lost, error)
             self._on_end(self)
 
     def _may_answer(self, nbytes: int) -> bool:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import select
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -455,9 +456,18 @@ def _stream_blocks(fd: int) -> Iterator[tuple[bytes, bytes]]:
     """Whole blocks and their sums, however little each read gives."""
     while True:
         block = bytearray()
-        while len(block) < sums.BLOCK_BYTES and (part := os.read(fd, sums.BLOCK_BYTES - len(block))):
+        while len(block) < sums.BLOCK_BYTES and (part := _read(fd, sums.BLOCK_BYTES - len(block))):
             block += part
         if block:
             yield bytes(block), xxh3_128(block).digest()
         if len(block) < sums.BLOCK_BYTES:
             return
+
+
+def _read(fd: int, nbytes: int) -> bytes:
+    """What comes next, also out of a pipe that does not want to wait; empty at its end."""
+    while True:
+        try:
+            return os.read(fd, nbytes)
+        except BlockingIOError:
+            select.select([fd], [], [])

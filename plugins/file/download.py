@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 from collections.abc import Iterator, Sequence
 
 from xxhash import xxh3_128
@@ -184,7 +185,10 @@ class Output:
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self._fd, rest) :]
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:  # whoever gave us this pipe does not want to wait, but we must
+                select.select([], [self._fd], [])
 
 
 def split(path: bytes) -> list[bytes]:

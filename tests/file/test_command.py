@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import json
 import os
+import select
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +19,7 @@ from file.conftest import KERNEL, Run
 from server_process import ServerProcess
 
 KIB = 1024
+PIPE_BYTES = 64 * KIB
 
 
 @pytest.fixture
@@ -210,3 +216,59 @@ def test_help_is_quick_to_find(environ: dict[str, str]):
     assert done.returncode == 0, done.stderr
     assert "kernel file put" in done.stdout
     assert KERNEL.exists()
+
+
+def read_all_from_full_pipe(command: list[str | Path], unbuffered: str) -> tuple[int, bytes]:
+    """What a command writes into a pipe that does not block, and that was full before anybody read; its exit code."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=writing, env=environment) as process, os.fdopen(reading, "rb") as pipe:
+        os.close(writing)
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        assert poll.poll(30_000)
+        while (there := available(reading)) < PIPE_BYTES and process.poll() is None:
+            time.sleep(0.01)  # until the pipe is full, or all of it was written
+        assert there >= PIPE_BYTES or process.returncode is not None
+        data = pipe.read()
+    return process.returncode, data
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_pipe_that_does_not_block_gets_all_of_a_long_answer(endpoint: str, root: Path, unbuffered: str):
+    for number in range(2000):
+        (root / f"a name of some length, so that the pipe is full soon, {number:04}").touch()
+    code, printed = read_all_from_full_pipe([KERNEL, "file", "ls", endpoint, "--json"], unbuffered)
+    assert code == 0
+    assert len(json.loads(printed)["entries"]) == 2000
+
+
+def test_a_pipe_that_does_not_block_gets_all_of_a_file(endpoint: str, root: Path):
+    (root / "data").write_bytes(data := os.urandom(3_000_000))
+    assert read_all_from_full_pipe([KERNEL, "file", "get", "-q", endpoint, "data", "-"], "") == (0, data)
+
+
+def test_a_stream_is_read_from_a_pipe_that_does_not_block(endpoint: str, root: Path):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    command = [KERNEL, "file", "put", "-q", endpoint, "-", "data"]
+    with subprocess.Popen(command, stdin=reading, stderr=subprocess.PIPE) as process, os.fdopen(writing, "wb") as pipe:
+        os.close(reading)
+        assert process.stderr is not None
+        pipe.write(data := os.urandom(100_000))
+        pipe.flush()
+        while available(pipe.fileno()) and process.poll() is None:
+            time.sleep(0.01)  # until it has read all that is there, and must wait for more
+        pipe.write(data)
+        pipe.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert (root / "data").read_bytes() == data * 2
+
+
+def available(pipe: int) -> int:
+    """How many bytes wait in a pipe."""
+    buffer = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, buffer)
+    return buffer[0]

@@ -250,10 +250,22 @@ class ChatClient:
         await self._request(Rename(nick=nick))
 
     async def list_rooms(self) -> Rooms:
-        return cast(Rooms, await self._request(ListRooms()))
+        """All of them, the fullest first."""
+        found = cast(Rooms, await self._request(ListRooms()))
+        while found.more:
+            page = cast(Rooms, await self._request(ListRooms(skip=len(found.rooms))))
+            found.rooms += page.rooms
+            found.more = page.more and bool(page.rooms)
+        return found
 
     async def who(self, room: str = "") -> WhoIs:
-        return cast(WhoIs, await self._request(Who(room=room)))
+        """Everybody in a room, or everywhere."""
+        found = cast(WhoIs, await self._request(Who(room=room)))
+        while found.more:
+            page = cast(WhoIs, await self._request(Who(room=room, after=found.people[-1].nick)))
+            found.people += page.people
+            found.more = page.more and bool(page.people)
+        return found
 
     async def history(self, room: str, *, before: int | None = None, after: int | None = None, count: int = 50) -> Page:
         return cast(Page, await self._request(History(room=room, before=before, after=after, count=count)))
@@ -305,18 +317,19 @@ class ChatClient:
             message = await channel.receive()
             if message is None:
                 raise DialError(f"{self._endpoint} ended the conversation before it began")
-            for event in self._decoded(line, message):
+            events = iter(self._decoded(line, message))
+            for event in events:
                 if isinstance(event, Failed):
                     raise RequestFailed(event.code, event.reason)
                 if isinstance(event, Welcome):
                     self._welcomed(event, line, again=again)
+                    for following in events:
+                        self._handle(following)
                     return
 
     def _welcomed(self, welcome: Welcome, line: Line, *, again: bool) -> None:
         self.welcome, self.nick = welcome, welcome.nick
         self._emit(Connected(nick=welcome.nick, again=again))
-        for told in welcome.told:
-            self._on_told(told)
         for room, joined in self._rooms.items():
             joined.catching_up, joined.held = True, []
             self._n += 1
@@ -423,6 +436,8 @@ class ChatClient:
                 self._emit(event)
             case Renamed():
                 self._on_renamed(event)
+            case WhoIs() if event.n not in self._pending:
+                self._on_people(event.room, [info.nick for info in event.people], more=event.more)
             case Page() if self._is_catch_up(event):
                 self._on_missed(event.room, event.messages, more=event.more)
             case protocol.Notice():
@@ -456,13 +471,23 @@ class ChatClient:
             self._emit(event)
 
     def _on_room(self, event: Room) -> None:
-        self.people[event.room] = dict.fromkeys(event.people)
+        self.people[event.room] = {}
+        self._on_people(event.room, event.people, more=event.people_more)
         joined = self._rooms.get(event.room)
         if joined is not None:  # again, after a lost connection
             self._on_missed(event.room, event.messages, more=event.more)
         else:
             self._rooms[event.room] = _Joined(event.last_id)
         self._answered(event)
+
+    def _on_people(self, room: str, nicks: list[str], *, more: bool) -> None:
+        """Some of those who are in a room."""
+        if (people := self.people.get(room)) is None:
+            return  # left meanwhile
+        people.update(dict.fromkeys(nicks))
+        if more and nicks and self._line is not None:
+            self._n += 1
+            self._line.send([encode(Who(n=self._n, room=room, after=nicks[-1]))])
 
     def _is_catch_up(self, event: Page) -> bool:
         joined = self._rooms.get(event.room)

@@ -20,8 +20,10 @@ VERSION = 1
 Number = Annotated[int, Meta(ge=0, le=1 << 53)]
 """A number from a client: one that a database holds, and that every JSON reader reads as it was written."""
 
-# A page of messages is cut here, so that it passes as one message on every transport.
+# A page of messages, people or rooms is cut here, so that it passes as one message on every transport.
 PAGE_BYTES_MAX = 32 * 1024
+# The people in the answer to `join`, beside a page of messages.
+PEOPLE_BYTES_MAX = 8 * 1024
 PAGE_MESSAGES_MAX = 200
 
 
@@ -85,13 +87,16 @@ class SetTopic(Request, tag="topic"):
 
 
 class ListRooms(Request, tag="rooms"):
-    """Which rooms there are; answered by `rooms`."""
+    """Which rooms there are, the fullest first, but for the first `skip` of them; answered by `rooms`."""
+
+    skip: Number = 0
 
 
 class Who(Request, tag="who"):
-    """Who is in a room, or everywhere; answered by `who`."""
+    """Who is in a room, or everywhere, in the order of their names, from behind a name on; answered by `who`."""
 
     room: str = ""
+    after: str = ""
 
 
 class History(Request, tag="history"):
@@ -123,11 +128,10 @@ class Event(Struct, tag_field="type", omit_defaults=True, kw_only=True):
 
 
 class Welcome(Event, tag="welcome"):
-    """The answer to `hello`: what we are called here, and what is allowed.
+    """The answer to `hello`: what we are called here, and what is allowed. What we were told meanwhile follows.
 
     Attributes:
         resumed: the server knows the session: its rooms still list us.
-        told: direct messages since the id that `hello` gave.
     """
 
     nick: str
@@ -138,7 +142,6 @@ class Welcome(Event, tag="welcome"):
     n: int = 0
     version: int = VERSION
     resumed: bool = False
-    told: list[Told] = []
 
 
 class Said(Event, tag="said"):
@@ -174,6 +177,8 @@ class Room(Event, tag="room"):
     """The answer to `join`.
 
     Attributes:
+        people: who is here; where there are too many for one message, the first of them.
+        people_more: there are more behind the last of them: ask `who`.
         messages: what was asked for, the oldest first.
         last_id: of the last message that there is, or of the last of `messages`; what has a larger id comes by itself.
         more: there is more after the last of them: ask for it with `history`.
@@ -184,6 +189,7 @@ class Room(Event, tag="room"):
     n: int = 0
     topic: str = ""
     people: list[str] = []
+    people_more: bool = False
     messages: list[Said | TopicSet] = []
     last_id: int = 0
     more: bool = False
@@ -209,6 +215,7 @@ class RoomInfo(Struct, omit_defaults=True, kw_only=True):
 class Rooms(Event, tag="rooms"):
     n: int = 0
     rooms: list[RoomInfo] = []
+    more: bool = False
 
 
 class PersonInfo(Struct, omit_defaults=True, kw_only=True):
@@ -224,6 +231,7 @@ class WhoIs(Event, tag="who"):
     n: int = 0
     room: str = ""
     people: list[PersonInfo] = []
+    more: bool = False
 
 
 class Left(Struct, omit_defaults=True, kw_only=True):

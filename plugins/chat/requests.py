@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from . import backplane
 from .backplane import ACT, SAY, TOPIC, NotPosted, Post, Taken
 from .names import check_nick, check_room, is_logged
+from .pages import entry_bytes, fitting, info_bytes, name_bytes
 from .protocol import (
-    PAGE_BYTES_MAX,
     PAGE_MESSAGES_MAX,
+    PEOPLE_BYTES_MAX,
     Done,
     Failed,
     History,
@@ -45,12 +46,8 @@ if TYPE_CHECKING:
     from .service import Chat
 
 _TOPIC_BYTES_MAX = 400
-_PEOPLE_LISTED_MAX = 1000
-_ROOMS_LISTED_MAX = 1000
 _WORDS_MAX = 8
 _ACTIVE_SECONDS = 30.0
-# What a message's frame of JSON may add to its text.
-_FRAME_BYTES = 200
 
 
 class Refused(Exception):
@@ -186,7 +183,7 @@ async def _join(chat: Chat, seat: Seat, guest: Guest, request: Join) -> None:
             guest.rooms.pop(name, None)
             chat.backplane.update(guest.person())
         raise
-    seat.end_join(name, answer, answer.last_id)
+    seat.end_join(name, [answer], answer.last_id)
 
 
 async def _make_place(chat: Chat, name: str) -> None:
@@ -212,11 +209,14 @@ async def _entered(chat: Chat, room: rooms.Room, request: Join) -> Room:
         messages, more = _fit(page, newest=False)
     if messages or page.entries:
         last_id = (messages or page.entries)[-1].id
+    nicks = sorted((person.nick for person in room.people.values()), key=str.casefold)
+    people, people_more = fitting(nicks, name_bytes, PEOPLE_BYTES_MAX)
     return Room(
         room=name,
         n=request.n,
         topic=room.topic,
-        people=_nicks(room.people.values()),
+        people=people,
+        people_more=people_more,
         messages=messages,
         last_id=last_id,
         more=more,
@@ -234,15 +234,17 @@ def _leave(chat: Chat, seat: Seat, guest: Guest, request: Leave) -> None:
 
 
 def _list_rooms(chat: Chat, seat: Seat, guest: Guest, request: ListRooms) -> None:
-    seat.reply(Rooms(n=request.n, rooms=chat.rooms.infos()[:_ROOMS_LISTED_MAX]))
+    rooms, more = fitting(chat.rooms.infos()[request.skip :], info_bytes)
+    seat.reply(Rooms(n=request.n, rooms=rooms, more=more))
 
 
 def _who(chat: Chat, seat: Seat, guest: Guest, request: Who) -> None:
     name = _room_name(request.room) if request.room else ""
     room = chat.rooms.find(name) if name else None
     people = (room.people if room else {}) if name else chat.backplane.people
-    now = time.time()
-    infos = [
+    after, now = request.after.casefold(), time.time()
+    following = (person for person in people.values() if person.nick.casefold() > after)
+    infos = (
         PersonInfo(
             nick=person.nick,
             rooms=list(person.rooms),
@@ -250,18 +252,15 @@ def _who(chat: Chat, seat: Seat, guest: Guest, request: Who) -> None:
             away=person.away,
             principal=person.principal,
         )
-        for person in sorted(people.values(), key=lambda person: person.nick.casefold())[:_PEOPLE_LISTED_MAX]
-    ]
-    seat.reply(WhoIs(n=request.n, room=name, people=infos))
+        for person in sorted(following, key=lambda person: person.nick.casefold())
+    )
+    page, more = fitting(infos, info_bytes)
+    seat.reply(WhoIs(n=request.n, room=name, people=page, more=more))
 
 
 def _active_at(chat: Chat, person: backplane.Person) -> float:
     guest = chat.guests.get(person.session)
     return person.active_at if guest is None else guest.active_at
-
-
-def _nicks(people: Any) -> list[str]:
-    return sorted((person.nick for person in people), key=str.casefold)[:_PEOPLE_LISTED_MAX]
 
 
 async def _history(chat: Chat, seat: Seat, guest: Guest, request: History) -> None:
@@ -286,16 +285,9 @@ async def _search(chat: Chat, seat: Seat, guest: Guest, request: Search) -> None
 
 def _fit(page: backplane.Page, *, newest: bool) -> tuple[list[Said | TopicSet], bool]:
     """As much of a page as goes into one message, from the newest back or from the oldest on."""
-    entries = page.entries[::-1] if newest else page.entries
-    room_bytes = PAGE_BYTES_MAX
-    fitting: list[Said | TopicSet] = []
-    for entry in entries:
-        room_bytes -= len(entry.text.encode()) + _FRAME_BYTES
-        if room_bytes < 0 and fitting:
-            break
-        fitting.append(said_in_room(entry))
-    more = page.more or len(fitting) < len(entries)
-    return (fitting[::-1] if newest else fitting), more
+    entries, cut = fitting(page.entries[::-1] if newest else page.entries, entry_bytes)
+    messages = [said_in_room(entry) for entry in (entries[::-1] if newest else entries)]
+    return messages, page.more or cut
 
 
 # --- people -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 
 from .backplane import ACT, TOPIC, Entry, Person
 from .names import fold
-from .protocol import Left, Presence, Renamed, RoomInfo, Said, Told, TopicSet, encode
+from .pages import presences
+from .protocol import Left, Renamed, RoomInfo, Said, Told, TopicSet, encode
 from .seat import NO_ID, Seat
 
 _GATHER_SECONDS = 0.05
@@ -254,9 +255,9 @@ class Rooms:
             self._timer = None
         changed, self._changed = self._changed, {}
         for room in changed.values():
-            event = Presence(room=room.name, joined=room.joined, left=room.left)
+            events = presences(room.name, room.joined, room.left)
             room.joined, room.left = [], []
-            room.send([encode(event)])
+            room.send([encode(event) for event in events])
             self.forget_if_empty(room)
 
 

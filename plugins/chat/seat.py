@@ -154,13 +154,19 @@ class Seat(ChannelHandler):
         else:
             self.send(payloads)
 
+    async def keeps_up(self) -> bool:
+        """Wait until he does; False: he is gone."""
+        while self in self._host.behind and self.channel.code is None:  # noqa: ASYNC110  # it has a timer of its own
+            await asyncio.sleep(_LOOK_SECONDS)
+        return self.channel.code is None
+
     def begin_join(self, room: str) -> None:
         """Hold back what happens in the room until `end_join`."""
         self._joining.setdefault(room, [])
 
-    def end_join(self, room: str, answer: Event, last_id: int) -> None:
+    def end_join(self, room: str, answer: list[Event], last_id: int) -> None:
         """The answer, then what has happened since, but for what the answer holds already."""
-        self.reply(answer)
+        self.send([encode(event) for event in answer])
         self.send([payload for id_, payload in self._joining.pop(room, []) if id_ > last_id])
 
     def fail_join(self, room: str) -> None:

@@ -22,8 +22,9 @@ from .lines import SERVER_GIVES_UP_SECONDS, Line, line_over
 from .local import LocalBackplane
 from .names import check_nick, check_room
 from .options import ChatOptions, default_store
+from .pages import entry_bytes, fitting
 from .people import Guest, known_as, session_name
-from .protocol import VERSION, Failed, Hello, Notice, Requests, Welcome, encode
+from .protocol import VERSION, Event, Failed, Hello, Notice, Requests, Welcome, encode
 from .requests import HANDLERS
 from .rooms import Room, Rooms, told
 from .seat import Seat
@@ -212,28 +213,44 @@ class Chat(Service, Hub):
             seat.reply(Failed(n=request.n, code="full", reason=why))
             return
         self._sit(seat, guest)
-        seat.begin_join(MAILBOX)
         try:
-            missed = await self.backplane.page(MAILBOX + session, after=request.since, count=_TOLD_MAX)
+            await self._welcome(seat, guest, request, resumed=resumed)
         except Exception:
             self.context.log.exception("a mailbox cannot be read")
             seat.fail_join(MAILBOX)
             reason = "the server cannot read what you were told: its log says why"
             seat.reply(Failed(n=request.n, code="internal", reason=reason))
             seat.leave()
-            return
+
+    async def _welcome(self, seat: Seat, guest: Guest, request: Hello, *, resumed: bool) -> None:
+        """Say so, with what he was told meanwhile: as much as a message holds, and then the rest."""
+        seat.begin_join(MAILBOX)
+        log = MAILBOX + guest.session
         options = self.chat_options
-        welcome = Welcome(
-            nick=guest.nick,
-            server=self.context.name,
-            message_bytes_max=options.message_bytes_max,
-            messages_per_second=options.messages_per_second,
-            burst=options.burst,
-            n=request.n,
-            resumed=resumed,
-            told=[told(entry) for entry in missed.entries],
-        )
-        seat.end_join(MAILBOX, welcome, missed.entries[-1].id if missed.entries else request.since)
+        answer: list[Event] = [
+            Welcome(
+                nick=guest.nick,
+                server=self.context.name,
+                message_bytes_max=options.message_bytes_max,
+                messages_per_second=options.messages_per_second,
+                burst=options.burst,
+                n=request.n,
+                resumed=resumed,
+            )
+        ]
+        since: int = request.since
+        while True:
+            missed = await self.backplane.page(log, after=since, count=_TOLD_MAX)
+            entries, cut = fitting(missed.entries, entry_bytes)
+            since = entries[-1].id if entries else since
+            answer += map(told, entries)
+            if not (missed.more or cut):
+                seat.end_join(MAILBOX, answer, since)
+                return
+            seat.send([encode(event) for event in answer])
+            answer = []
+            if not await seat.keeps_up():
+                return
 
     def _why_not_in(self, guest: Guest) -> str:
         """He takes a place, unless he has one; or why there is none. Others may have come while he took his name."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from kernel import Server
-from kernel.plugins.chat import Chat
+from kernel.plugins.chat import Chat, stored
 from kernel.plugins.chat.client import ChatClient, ClientEvent
+from kernel.plugins.chat.store import Store
+from kernel.plugins.chat.threads import StoreThreads
+from kernel.testing import VirtualLoop
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 30
 
@@ -76,6 +81,31 @@ class Place:
         for room in rooms or ("lobby",):
             await client.join(room)
         return person
+
+
+class InlineThreads(StoreThreads):
+    """A store without threads: on a virtual clock nobody waits for them."""
+
+    async def write(self, work: Callable[[], T]) -> T:
+        return work()
+
+    async def read(self, work: Callable[[Store], T]) -> T:
+        return work(self._store)
+
+
+RunVirtually = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture
+def run_virtually(monkeypatch: pytest.MonkeyPatch) -> RunVirtually:
+    """Run something with a chat in a simulated network (`sim://`), on a virtual clock."""
+    monkeypatch.setattr(stored, "StoreThreads", InlineThreads)
+
+    def run(story: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(story)
+
+    return run
 
 
 MakePlace = Callable[..., Awaitable[Place]]

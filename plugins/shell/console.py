@@ -1,7 +1,7 @@
 """Our own terminal: in raw mode while a session lasts, and as it was before whatever ends the session.
 
-Raw mode is left on every way out that leaves a process any say: return, exception, SIGTERM, SIGHUP (both become the end
-of the session) and the end of the interpreter.
+Raw mode is left on every way out that leaves a process any say: return, exception, the end of the interpreter, and the
+signals that end a process (they become the end of the session) or stop it (it is entered again when we go on).
 """
 
 from __future__ import annotations

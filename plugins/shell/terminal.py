@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ _SPARE_BYTES = 1024  # of the window: an escape may send a byte more than was re
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
 _CLEAR = b"\x1b[H\x1b[2J"
 _LOST = (Code.LOST, Code.IDLE)
+# What would end us on the spot, and leave the terminal as it is. Ctrl-C is the event loop's.
+_ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
 async def run(endpoint: str, request: Request, keys: Keyring | None, view: View | None) -> int:
@@ -190,8 +193,7 @@ class _Session:
             case Action.DETACH:
                 self._detach()
             case Action.SUSPEND:
-                self.console.suspend()
-                self._resized()
+                self._suspend()
             case Action.HELP:
                 self.console.say(_HELP)
 
@@ -208,6 +210,10 @@ class _Session:
             self._ended_by = signal.SIGHUP
         if self._task is not None:
             self._task.cancel()
+
+    def _suspend(self) -> None:
+        self.console.suspend()
+        self._resized()
 
     def _resized(self) -> None:
         if self._remote is not None:
@@ -227,11 +233,11 @@ class _Session:
     def signals(self) -> Iterator[None]:
         """Handle what a terminal's process gets, as long as this lasts."""
         loop = asyncio.get_running_loop()
-        handlers = {
+        handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGWINCH: self._resized,
             signal.SIGCONT: self._continued,
-            signal.SIGTERM: lambda: self._end(signal.SIGTERM),
-            signal.SIGHUP: lambda: self._end(signal.SIGHUP),
+            signal.SIGTSTP: self._suspend,
+            **{number: functools.partial(self._end, number) for number in _ENDS},
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

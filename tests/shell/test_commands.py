@@ -85,6 +85,19 @@ def test_a_command_that_does_not_read_holds_nobody_up(run: Run, free: str):
     assert run(free, "--", "echo", "done", stdin=bytes(3_000_000)).out == b"done\n"
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_command_that_closes_its_input_ends_as_it_likes(serve: Serve, run: Run, loop: str):
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    endpoint = serve(FREE, "--loop", loop).endpoints[0]
+    for script in (
+        "exec <&-; echo done; exit 5",
+        "sleep 0.2; exec <&-; echo done; exit 5",
+        "exec <&- 2>&-; echo done; exit 5",
+    ):
+        assert run(endpoint, "--", "sh", "-c", script, stdin=bytes(3_000_000)) == (5, b"done\n", "")
+
+
 def test_it_works_in_pipes(free: str, environ: dict[str, str], tmp_path: Path):
     data = os.urandom(20_000_000)
     (tmp_path / "data").write_bytes(data)

@@ -6,7 +6,9 @@ import io
 import json
 import re
 import signal
+import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +16,11 @@ import pexpect
 import pytest
 
 from .conftest import KERNEL, PATIENCE_SECONDS, Serve
+from .local import stat
 from .relay import Relay
 
 PROMPT = "ready> "
+ASCIINEMA = Path(sys.executable).with_name("asciinema")
 SERVER = f"""
 [plugin.shell]
 free = true
@@ -58,6 +62,13 @@ def open_terminal(environ: dict[str, str]) -> Iterator[Open]:
 def local_echo(child: pexpect.spawn[bytes]) -> bool:
     """Whether the client's own terminal is in its normal mode."""
     return bool(termios.tcgetattr(child.child_fd)[3] & termios.ECHO)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_shell_with_its_status(open_terminal: Open, endpoint: str):
@@ -102,8 +113,9 @@ def test_ctrl_c_and_ctrl_z_are_the_remote_programs(open_terminal: Open, endpoint
     child.expect_exact("status 130")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_terminal_is_restored_whoever_ends_us(open_terminal: Open, endpoint: str, number: signal.Signals):
+@pytest.mark.parametrize("name", ["TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "INT"])
+def test_the_terminal_is_restored_whoever_ends_us(open_terminal: Open, endpoint: str, name: str):
+    number = signal.Signals[f"SIG{name}"]
     child = open_terminal(endpoint)
     child.expect_exact(PROMPT)
     assert not local_echo(child)
@@ -111,6 +123,23 @@ def test_the_terminal_is_restored_whoever_ends_us(open_terminal: Open, endpoint:
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 128 + number
+    assert local_echo(child)
+
+
+def test_who_is_stopped_leaves_the_terminal_and_takes_it_again(open_terminal: Open, endpoint: str):
+    child = open_terminal(endpoint)
+    child.expect_exact(PROMPT)
+    for stop in (lambda: child.kill(signal.SIGTSTP), lambda: child.send("~\x1a")):
+        stop()
+        wait_until(lambda: stat(child.pid)[0] == "T")
+        assert local_echo(child)
+        child.setwinsize(31, 91)
+        child.kill(signal.SIGCONT)
+        wait_until(lambda: not local_echo(child))
+        child.sendline("stty size")
+        child.expect_exact("31 91\r\n" + PROMPT)
+    child.sendline("exit")
+    child.expect(pexpect.EOF)
     assert local_echo(child)
 
 
@@ -188,6 +217,21 @@ def test_a_recording_is_an_asciicast(open_terminal: Open, serve: Serve, tmp_path
     assert "grün" in shown
     assert "swordfish" not in shown
     assert "60x20" in [data for _, kind, data in events if kind == "r"]
+
+
+@pytest.mark.skipif(not ASCIINEMA.exists(), reason="asciinema is not installed")
+def test_asciinema_plays_a_recording(open_terminal: Open, serve: Serve, environ: dict[str, str], tmp_path: Path):
+    server = serve(SERVER + f'record_dir = "{tmp_path}"')
+    child = open_terminal(server.endpoints[0], "-t", "--", "sh", "-c", r"printf 'gr\303\274n \033[31mred\033[0m \377.'")
+    child.expect(pexpect.EOF)
+    server.log_until("recording=")
+    [cast] = tmp_path.glob("*.cast")
+    with pexpect.spawn(str(ASCIINEMA), ["play", str(cast)], env=environ, timeout=PATIENCE_SECONDS) as player:
+        player.expect_exact(
+            "gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n \x1b[31mred\x1b[0m \N{REPLACEMENT CHARACTER}.".encode()
+        )
+        player.expect(pexpect.EOF)
+    assert player.wait() == 0
 
 
 def test_without_permission_there_is_no_terminal(open_terminal: Open, serve: Serve):

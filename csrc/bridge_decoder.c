@@ -11,9 +11,9 @@
 #include <assert.h>
 #include <string.h>
 
-#include "bridge.h"
+#include "bridge_harvest.h"
 
-enum { BATCH = 128 };
+enum { BATCH = 256 };
 
 typedef struct decoder {
     PyObject_HEAD bridge_state *state; /* lives as long as the type */
@@ -34,14 +34,6 @@ typedef struct decoder {
     PyObject *error;
 } decoder;
 
-/* What one call has found so far. For KNL: `payloads` is the run that may go on. */
-typedef struct harvest {
-    PyObject *frames;
-    PyObject *payloads;
-    kf_frame key;
-    uint64_t payload_bytes;
-} harvest;
-
 static uint64_t strip_of(const decoder *self)
 {
     return self->is_knl ? KF_KNL_HEADER_BYTES : self->layout.strip;
@@ -50,59 +42,6 @@ static uint64_t strip_of(const decoder *self)
 static uint64_t pending(const decoder *self)
 {
     return self->message == NULL ? self->head_bytes : self->arrived;
-}
-
-/* --- Collecting frames ------------------------------------------------------------------------------------- */
-
-/* Appends and gives up the reference, also when it is NULL. */
-static int append_new(PyObject *list, PyObject *item)
-{
-    if (item == NULL)
-        return -1;
-    int result = PyList_Append(list, item);
-    Py_DECREF(item);
-    return result;
-}
-
-static int close_run(harvest *found)
-{
-    if (found->payloads == NULL)
-        return 0;
-    PyObject *run = PyTuple_New(5);
-    if (run == NULL)
-        return -1;
-    PyTuple_SetItem(run, 0, PyLong_FromLong(found->key.type));
-    PyTuple_SetItem(run, 1, PyLong_FromLong(found->key.flags));
-    PyTuple_SetItem(run, 2, PyLong_FromUnsignedLong(found->key.channel));
-    PyTuple_SetItem(run, 3, found->payloads);
-    PyTuple_SetItem(run, 4, PyLong_FromUnsignedLongLong(found->payload_bytes));
-    found->payloads = NULL;
-    if (PyErr_Occurred()) {
-        Py_DECREF(run);
-        return -1;
-    }
-    return append_new(found->frames, run);
-}
-
-static bool goes_on(const harvest *found, const kf_frame *frame)
-{
-    return found->payloads != NULL && found->key.type == frame->type && found->key.flags == frame->flags &&
-           found->key.channel == frame->channel;
-}
-
-/* Adds a frame with its payload, a new reference or NULL. */
-static int add_frame(harvest *found, const kf_frame *frame, PyObject *payload)
-{
-    if (!goes_on(found, frame)) {
-        if (close_run(found) < 0 || (found->payloads = PyList_New(0)) == NULL) {
-            Py_XDECREF(payload);
-            return -1;
-        }
-        found->key = *frame;
-        found->payload_bytes = 0;
-    }
-    found->payload_bytes += frame->size;
-    return append_new(found->payloads, payload);
 }
 
 /* --- Stages of a chunk ------------------------------------------------------------------------------------- */
@@ -121,34 +60,28 @@ static int fail(decoder *self, const kf_fault *fault)
     return self->error == NULL ? -1 : 0;
 }
 
-static int scan_length(decoder *self, const uint8_t *data, size_t size, size_t *position, harvest *found)
+static int scan_length(decoder *self, const uint8_t *data, size_t size, size_t *position, bridge_harvest *found)
 {
     kf_slice slices[BATCH];
     kf_fault fault;
 
     do {
         size_t count = kf_length_scan(&self->layout, data, size, position, slices, BATCH, &fault);
-        for (size_t i = 0; i < count; i++) {
-            const char *start = (const char *)data + slices[i].offset;
-            if (append_new(found->frames, PyBytes_FromStringAndSize(start, (Py_ssize_t)slices[i].size)) < 0)
-                return -1;
-        }
+        if (bridge_harvest_slices(found, data, slices, count) < 0)
+            return -1;
     } while (fault.status == KF_FULL);
     return fault.status == KF_MORE ? 0 : fail(self, &fault);
 }
 
-static int scan_knl(decoder *self, const uint8_t *data, size_t size, size_t *position, harvest *found)
+static int scan_knl(decoder *self, const uint8_t *data, size_t size, size_t *position, bridge_harvest *found)
 {
     kf_frame frames[BATCH];
     kf_fault fault;
 
     do {
         size_t count = kf_knl_scan(self->frame_bytes_max, data, size, position, frames, BATCH, &fault);
-        for (size_t i = 0; i < count; i++) {
-            const char *start = (const char *)data + frames[i].offset;
-            if (add_frame(found, &frames[i], PyBytes_FromStringAndSize(start, (Py_ssize_t)frames[i].size)) < 0)
-                return -1;
-        }
+        if (bridge_harvest_frames(found, data, frames, count) < 0)
+            return -1;
     } while (fault.status == KF_FULL);
     return fault.status == KF_MORE ? 0 : fail(self, &fault);
 }
@@ -186,7 +119,7 @@ static void place(decoder *self, const uint8_t *data, size_t size, size_t *posit
 }
 
 /* Hands the frame out if it is whole. */
-static int settle(decoder *self, harvest *found)
+static int settle(decoder *self, bridge_harvest *found)
 {
     kf_fault fault;
 
@@ -196,17 +129,17 @@ static int settle(decoder *self, harvest *found)
     self->message = NULL;
     self->head_bytes = 0;
     if (!self->is_knl)
-        return append_new(found->frames, message);
+        return bridge_harvest_message(found, message);
     if (self->frame.flags & KF_KNL_CHECKSUM &&
         kf_knl_verify(self->head, (const uint8_t *)PyBytes_AsString(message), self->frame.size, &fault) != KF_OK) {
         Py_DECREF(message);
         return fail(self, &fault);
     }
-    return add_frame(found, &self->frame, message);
+    return bridge_harvest_payload(found, &self->frame, message);
 }
 
 /* Goes on with the unfinished frame, or begins one. */
-static int resume(decoder *self, const uint8_t *data, size_t size, size_t *position, harvest *found)
+static int resume(decoder *self, const uint8_t *data, size_t size, size_t *position, bridge_harvest *found)
 {
     if (self->message == NULL) {
         size_t head_start = 0;
@@ -227,7 +160,7 @@ static int resume(decoder *self, const uint8_t *data, size_t size, size_t *posit
     return settle(self, found);
 }
 
-static int take_chunk(decoder *self, const uint8_t *data, size_t size, harvest *found)
+static int take_chunk(decoder *self, const uint8_t *data, size_t size, bridge_harvest *found)
 {
     size_t position = 0;
 
@@ -267,7 +200,7 @@ static PyObject *refuse_busy(void)
 }
 
 /* Before a chunk: the decoder is the caller's alone, or an exception is set. */
-static bool enter(decoder *self, harvest *found)
+static bool enter(decoder *self, bridge_harvest *found)
 {
     memset(found, 0, sizeof *found);
     if (self->is_busy)
@@ -276,27 +209,23 @@ static bool enter(decoder *self, harvest *found)
         PyErr_SetObject((PyObject *)Py_TYPE(self->error), self->error);
         return false;
     }
-    found->frames = PyList_New(0);
-    self->is_busy = found->frames != NULL;
-    return self->is_busy;
+    return self->is_busy = true;
 }
 
 /* After it: the frames, or NULL with an exception set. */
-static PyObject *leave(decoder *self, harvest *found, int result)
+static PyObject *leave(decoder *self, bridge_harvest *found, int result)
 {
-    if (result == 0 && close_run(found) == 0) {
-        self->is_busy = false;
-        return found->frames;
-    }
-    Py_XDECREF(found->payloads);
-    Py_DECREF(found->frames);
-    return NULL;
+    PyObject *frames = result == 0 ? bridge_harvest_finish(found) : NULL;
+    if (frames == NULL)
+        bridge_harvest_drop(found);
+    self->is_busy = frames == NULL;
+    return frames;
 }
 
 PyObject *bridge_decoder_feed(PyObject *object, const uint8_t *data, size_t size)
 {
     decoder *self = (decoder *)object;
-    harvest found;
+    bridge_harvest found;
 
     if (!enter(self, &found))
         return NULL;
@@ -323,7 +252,7 @@ uint8_t *bridge_decoder_room(PyObject *object, size_t least, size_t *size)
 PyObject *bridge_decoder_filled(PyObject *object, size_t nbytes)
 {
     decoder *self = (decoder *)object;
-    harvest found;
+    bridge_harvest found;
 
     if (!enter(self, &found))
         return NULL;

@@ -389,7 +389,7 @@ class OutOfMemory(kernel.Service):
 
 
 @pytest.mark.parametrize("piece", [False, True])
-async def test_a_frame_is_sent_whole_or_not_at_all(piece):
+async def test_no_memory_between_a_header_and_its_body(piece):
     """Out of memory between a header and its body: the header is taken back, and so is what was paid for it."""
     if engine().name != "c":
         pytest.skip("the C engine has lanes")

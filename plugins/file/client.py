@@ -28,7 +28,7 @@ from kernel.limits import Limits
 
 from . import sums
 from .compression import packer, require, unpacker
-from .errors import FileError, in_words
+from .errors import FileError, from_peer, in_words
 from .memory import keep_freed_memory
 from .messages import (
     VERSION,
@@ -61,7 +61,7 @@ from .messages import (
     Stored,
     Welcome,
 )
-from .names import shown
+from .names import printable, shown
 from .receiving import ROUNDS_MAX, WAITING_BLOCKS_MAX, Target, receive_blocks
 from .sending import Limiter, Moved, Sender, ignore
 from .source import Source
@@ -74,6 +74,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSE_SECONDS = 5.0
+
+FILE_BYTES_MAX = 16 << 40
+"""The largest file that is fetched: the checksums of its blocks are held in memory, 16 bytes for each MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class FileClient:
         self._timeout_seconds = timeout_seconds
         self._client: Client | None = None
         self._open_wire: Wire | None = None
+        self._answering = False
         self._worker: Worker | None = None
         self.welcome = Welcome(VERSION, writable=False, overwrite=False)
 
@@ -158,7 +162,9 @@ class FileClient:
         await self._client.close()
 
     async def _wire(self) -> Wire:
-        """The channel; another one, where the last one is over."""
+        """The channel; another one, where the last one is over, or still has answers that nobody wants."""
+        if self._answering:
+            self._give_up()
         if self._open_wire is None or self._open_wire.channel.code is not None:
             assert self._client is not None
             wire = Wire(await self._client.open(self._service, pieces=True))
@@ -167,11 +173,27 @@ class FileClient:
             self._open_wire = wire
         return self._open_wire
 
+    @contextlib.asynccontextmanager
+    async def _exchange(self) -> AsyncIterator[Wire]:
+        """A request and its answers. Where they make no sense, or were not read to their end, the channel is over."""
+        wire = await self._wire()
+        self._answering = True
+        try:
+            yield wire
+        except BaseException as error:
+            if wire is self._open_wire and (not isinstance(error, FileError) or error.kind == "protocol"):
+                self._give_up()
+            elif wire is self._open_wire:
+                self._answering = False
+            raise
+        self._answering = False
+
     def _give_up(self) -> None:
         """The two ends are out of step, or we want no more of what is coming."""
         if self._open_wire is not None:
             self._open_wire.channel.reset(Code.CANCELLED, "the client stopped")
             self._open_wire = None
+        self._answering = False
 
     async def do(self, job: Callable[..., T], *args: object) -> T:
         """Something that blocks, in this client's thread."""
@@ -187,20 +209,25 @@ class FileClient:
 
     async def stat(self, path: bytes) -> Entry:
         """What lies there."""
-        wire = await self._wire()
-        wire.send(Stat(path))
-        return (await wire.expect(Entries)).entries[0]
+        async with self._exchange() as wire:
+            wire.send(Stat(path))
+            entries = (await wire.expect(Entries)).entries
+            if len(entries) != 1:
+                raise _senseless(f"{len(entries)} entries, where one was asked for")
+        return entries[0]
 
     async def entries(self, path: bytes, *, recursive: bool = False) -> AsyncIterator[Entry]:
-        """What is in a directory, names relative to it; of a file, the file. Read it to its end."""
-        wire = await self._wire()
-        wire.send(List(path, recursive))
-        last = False
-        while not last:
-            answer = await wire.expect(Entries)
-            last = answer.last
-            for entry in answer.entries:
-                yield entry
+        """What is in a directory, names relative to it; of a file, the file."""
+        async with self._exchange() as wire:
+            wire.send(List(path, recursive))
+            last = False
+            while not last:
+                answer = await wire.expect(Entries)
+                last = answer.last
+                if not answer.entries and not last:
+                    raise _senseless("no entries, and says that there are more")
+                for entry in answer.entries:
+                    yield entry
 
     async def remove(self, path: bytes, *, recursive: bool = False) -> None:
         await self._ask_done(Remove(path, recursive))
@@ -213,28 +240,36 @@ class FileClient:
         await self._ask_done(Directories(directories))
 
     async def _ask_done(self, message: Remove | MakeDirectory | Directories) -> None:
-        wire = await self._wire()
-        wire.send(message)
-        await wire.expect(Done)
+        async with self._exchange() as wire:
+            wire.send(message)
+            await wire.expect(Done)
 
     # --- small files -------------------------------------------------------------------------------------------------
 
     async def put_small(self, files: list[SmallFile], policy: Policy) -> list[Stored | Failed]:
         """Store small files; what became of each, in order."""
-        wire = await self._wire()
-        wire.send(PutSmall(files, policy, parents=True))
-        return (await wire.expect(Outcomes)).outcomes
+        async with self._exchange() as wire:
+            wire.send(PutSmall(files, policy, parents=True))
+            outcomes = (await wire.expect(Outcomes)).outcomes
+            if len(outcomes) != len(files):
+                raise _senseless(f"{len(outcomes)} outcomes for {len(files)} files")
+        return [_told(outcome) for outcome in outcomes]
 
     async def get_small(self, paths: Sequence[bytes]) -> AsyncIterator[SmallFile | Failed]:
         """Fetch small files; one that is none has `Failed`, of the kind `large`."""
-        wire = await self._wire()
-        wire.send(GetSmall(list(paths)))
-        missing = len(paths)
-        while missing:
-            files = (await wire.expect(Smalls)).files
-            missing -= len(files)
-            for file in files:
-                yield file
+        async with self._exchange() as wire:
+            wire.send(GetSmall(list(paths)))
+            came = 0
+            while came < len(paths):
+                files = (await wire.expect(Smalls)).files
+                wanted = paths[came : came + len(files)]
+                if not files or len(wanted) < len(files):
+                    raise _senseless(f"{len(files)} small files, where {len(paths) - came} were missing")
+                for path, file in zip(wanted, files, strict=True):
+                    if isinstance(file, SmallFile) and file.path != path:
+                        raise _senseless(f"{shown(file.path)}, where {shown(path)} was asked for")
+                    yield _told(file)
+                came += len(files)
 
     # --- put ---------------------------------------------------------------------------------------------------------
 
@@ -257,6 +292,10 @@ class FileClient:
         source = await self.do(open_local, os.fsencode(local))
         try:
             return await self._put(source, path, policy, resume=resume, parents=parents, moved=moved)
+        except FileError as error:
+            if error.kind == "protocol":
+                self._give_up()
+            raise
         finally:
             source.close()
 
@@ -266,12 +305,18 @@ class FileClient:
         wire = await self._wire()
         wire.send(Put(path, source.size, source.mtime_ns, source.mode, policy, resume, parents))
         ready = await wire.expect(Ready)
-        prefix, note = await self._prefix(source, ready, moved)
+        if ready.held > sums.block_count(source.size):
+            raise _senseless(f"that it holds {ready.held} blocks of a file of {sums.block_count(source.size)}")
+        try:
+            prefix, note = await self._prefix(source, ready, moved)
+        except BaseException:
+            self._give_up()  # the server waits for a beginning that will not come
+            raise
         first = len(prefix) // sums.SUM_BYTES
         wire.send(Start(first))
         pack = packer() if self._packed and self.welcome.packed else None
         sender = Sender(wire, source, first=first, summed=self._summed, pack=pack, moved=moved, limiter=self._limiter)
-        stored = await self._until_stored(wire, sender)
+        stored = await self._until_stored(wire, sender, range(first, sums.block_count(source.size)))
         ours = sums.digest(prefix + sender.sums, source.size) if self._summed else b""
         if self._summed and stored.digest != ours:
             raise FileError("digest", f"{shown(path)}: what the server has stored is not what was sent: repeat")
@@ -280,7 +325,7 @@ class FileClient:
     async def _prefix(self, source: Source, ready: Ready, moved: Moved) -> tuple[bytes, str]:
         """The sums of the blocks that need not be sent, and what to say about those that would have been."""
         if not ready.held:
-            return b"", ready.note
+            return b"", printable(ready.note)
         prefix = bytearray()
         ahead = Ahead(source.prefix_sums(ready.held), 16)
         try:
@@ -295,7 +340,7 @@ class FileClient:
         moved(-held_bytes)
         return b"", "the file is another one than that of which a part had come: starting over"
 
-    async def _until_stored(self, wire: Wire, sender: Sender) -> Stored:
+    async def _until_stored(self, wire: Wire, sender: Sender, blocks: range) -> Stored:
         """Send, and send again what came damaged, until the server has it. It may say at any time that it cannot."""
         answer = asyncio.ensure_future(wire.expect(Stored, Again))
         sending = asyncio.ensure_future(sender.send_all())
@@ -311,9 +356,11 @@ class FileClient:
                 message = await answer
                 if isinstance(message, Stored):
                     return message
+                if not all(index in blocks for index in message.blocks):
+                    raise _senseless("that blocks came damaged which were not sent")
                 answer = asyncio.ensure_future(wire.expect(Stored, Again))
                 sending = asyncio.ensure_future(sender.send(message.blocks))
-            raise FileError("digest", "blocks came damaged again and again: look at the network")
+            raise _senseless("that blocks came damaged, again and again")
         except asyncio.CancelledError:
             self._give_up()
             raise
@@ -406,6 +453,8 @@ class FileClient:
         wire.send(Get(path, held, version))
         head = await wire.expect(SourceMessage)
         try:
+            _check_source(path, head, held)
+            unpack = unpacker() if self._packed else None
             target = await self.do(begin, head)
             if head.first:
                 moved(head.first * sums.BLOCK_BYTES)
@@ -414,17 +463,20 @@ class FileClient:
                 target,
                 self._worker,
                 first=head.first,
-                unpack=unpacker(),
+                unpack=unpack,
                 moved=moved,
                 limiter=self._limiter,
                 summed=self._summed,
             )
+            if end.size != head.size:
+                raise _senseless(f"that {end.size} bytes were sent of a file of {head.size}")
             for _ in range(ROUNDS_MAX):
                 if not (damaged := target.take_damaged()):
                     break
                 wire.send(Get(path, head.first, head.version, damaged))
-                await wire.expect(SourceMessage)
-                await receive_blocks(wire, target, self._worker, first=head.first, unpack=unpacker(), in_order=False)
+                if (await wire.expect(SourceMessage)).size != head.size:
+                    raise _senseless("another size of the same file")
+                await receive_blocks(wire, target, self._worker, first=head.first, unpack=unpack, in_order=False)
             if target.take_damaged():
                 raise FileError("digest", f"{shown(path)}: blocks came damaged again and again: look at the network")
         except (ChannelClosed, FileError) as error:
@@ -438,6 +490,26 @@ class FileClient:
             self._give_up()
             raise
         return head, end
+
+
+def _senseless(what: str) -> FileError:
+    return FileError("protocol", f"the server says {what}: it is broken, or not what it seems")
+
+
+def _told(outcome: T) -> T | Failed:
+    """An answer of a server's; what has failed in words for people."""
+    if not isinstance(outcome, Failed):
+        return outcome
+    told = from_peer(outcome.kind, outcome.text)
+    return Failed(told.kind, str(told))
+
+
+def _check_source(path: bytes, head: SourceMessage, held: int) -> None:
+    """Whether what a server announces can be: its sums take memory, and what it does not send we must have."""
+    if head.size > FILE_BYTES_MAX:
+        raise FileError("large", f"{shown(path)}: the server says {head.size} bytes, the most is {FILE_BYTES_MAX}")
+    if head.first > held:
+        raise _senseless(f"that it begins at block {head.first}, where {held} are held")
 
 
 def open_local(local: bytes) -> Source:

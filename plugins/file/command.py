@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 INTERRUPTED = 130
 _PARALLEL_DEFAULT = 2
+_LISTED_AT_ONCE = 1000
 
 
 @click.group(short_help="Send, fetch and look at files on a file service.")
@@ -158,7 +159,7 @@ def put(endpoint: str, paths: tuple[str, ...], directory: str | None, recursive:
     locals_, target = _shared_out(paths, directory, "what")
     if "-" in locals_:
         return _put_stream(way, locals_, target)
-    outcome = transfer.Outcome()
+    outcome = transfer.Outcome(detailed=way.as_json)
 
     async def main() -> None:
         limiter, progress = way.limiter(), way.progress()
@@ -182,7 +183,7 @@ def _put_stream(way: _Way, locals_: list[str], target: str) -> int:
         raise UsageError("standard input needs a name there: kernel file put ENDPOINT - NAME")
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("standard input is a terminal: pipe something into it, or name a file")
-    outcome = transfer.Outcome()
+    outcome = transfer.Outcome(detailed=way.as_json)
 
     async def main() -> None:
         progress = way.progress()
@@ -190,7 +191,7 @@ def _put_stream(way: _Way, locals_: list[str], target: str) -> int:
             report = await files.put_stream(
                 sys.stdin.fileno(), os.fsencode(target), policy=way.policy, moved=progress.moved
             )
-            outcome.reports.append(report)
+            outcome.done(report)
 
     return _reported(way, main(), outcome, "stored")
 
@@ -222,7 +223,7 @@ def get(endpoint: str, paths: tuple[str, ...], directory: str | None, recursive:
         return _get_stream(way, remotes)
     into = len(remotes) > 1 or directory is not None or not target or target.endswith("/") or os.path.isdir(target)
     base = (target or ".") if into else (os.path.dirname(target) or ".")
-    outcome = transfer.Outcome()
+    outcome = transfer.Outcome(detailed=way.as_json)
 
     async def main() -> None:
         limiter, progress = way.limiter(), way.progress()
@@ -247,7 +248,7 @@ def get(endpoint: str, paths: tuple[str, ...], directory: str | None, recursive:
 def _get_stream(way: _Way, remotes: list[str]) -> int:
     from . import get as getting, transfer
 
-    outcome = transfer.Outcome()
+    outcome = transfer.Outcome(detailed=way.as_json)
     if way.as_json:
         raise UsageError("--json and the file cannot both go to standard output: leave one out")
 
@@ -256,7 +257,7 @@ def _get_stream(way: _Way, remotes: list[str]) -> int:
         async with progress, way.client(way.limiter()) as files:
             for remote in remotes:
                 fetched = await getting.fetch_to(files, os.fsencode(remote), sys.stdout.fileno(), moved=progress.moved)
-                outcome.reports.append(fetched)
+                outcome.done(fetched)
 
     return _reported(way, main(), outcome, "fetched")
 
@@ -288,7 +289,7 @@ def sync(endpoint: str, source: str, target: str, pull: bool, delete: bool, dry_
     from . import mirror, transfer
 
     way = _Way(endpoint, **given)
-    outcome = transfer.Outcome()
+    outcome = transfer.Outcome(detailed=way.as_json)
     limiter = way.limiter()
 
     async def main() -> None:
@@ -363,7 +364,9 @@ def _reported(way: _Way, main: Coroutine[Any, Any, None], outcome: Outcome, verb
     else:
         for failure_ in [*outcome.failures, *([] if way.quiet else outcome.skipped)]:
             click.echo(f"kernel: {'error: ' if failure_.kind != 'skipped' else ''}{failure_.why}", err=True)
-        if not way.quiet and (outcome.reports or interrupted):
+        if outcome.omitted:
+            click.echo(f"kernel: and {outcome.omitted:,} more", err=True)
+        if not way.quiet and (outcome.files or interrupted):
             click.echo(report.summary(outcome, seconds, verb, verified=not way.no_verify), err=True)
     if interrupted:
         return INTERRUPTED
@@ -394,18 +397,15 @@ def ls(endpoint: str, path: str, recursive: bool, names_only: bool, **given: Any
     way = _Way(endpoint, **given)
 
     async def main() -> None:
+        listing = report.JsonListing() if way.as_json else report.Names() if names_only else report.Listing()
         entries: list[Entry] = []
         async with way.client() as files:
             async for entry in files.entries(os.fsencode(path), recursive=recursive):
-                if names_only and not way.as_json:
-                    click.echo(report.name(entry))
-                else:
-                    entries.append(entry)
-        if way.as_json:
-            click.echo(report.entries_as_json(entries))
-        else:
-            for line in report.listing(entries):
-                click.echo(line)
+                entries.append(entry)
+                if len(entries) == _LISTED_AT_ONCE:
+                    click.echo(listing.text(entries), nl=False)
+                    entries.clear()
+        click.echo(listing.text(entries) + listing.end(), nl=False)
 
     _run(main())
     return 0
@@ -431,7 +431,7 @@ def stat(endpoint: str, path: str, **given: Any) -> int:
             return await files.stat(os.fsencode(path))
 
     entry = _run(main())
-    click.echo(report.entries_as_json([entry], single=True) if way.as_json else report.details(entry, path))
+    click.echo(report.entry_as_json(entry) if way.as_json else report.details(entry, path))
     return 0
 
 

@@ -22,6 +22,10 @@ from .partial import SUMS_SUFFIX, Partial, left_behind
 from .small import SmallWriter
 from .sums import block_count
 
+DEPTH_MAX = 256
+"""Levels of directories that a server may have us make: as many as one of ours may be told to take."""
+_SHOWN_BYTES_MAX = 500
+
 
 class Destination:
     """A local directory. `close` it in the end. Everything blocks: for a thread."""
@@ -157,6 +161,11 @@ class Output:
         self.size = size
         self._sums = bytearray()
 
+    @property
+    def blocks(self) -> int:
+        """How many have gone out."""
+        return len(self._sums) // sums.SUM_BYTES
+
     def take_damaged(self) -> list[int]:
         return []
 
@@ -198,9 +207,16 @@ def split(path: bytes) -> list[bytes]:
         FileError: it leads elsewhere.
     """
     try:
-        return names.split(path)
+        parts = names.split(path)
+        if len(parts) > DEPTH_MAX:
+            raise BadPathError(f"it is {len(parts)} levels deep, the limit is {DEPTH_MAX}")
     except BadPathError as error:
-        raise FileError("name", f"{shown(path)}: the server names a file that cannot be: {error}") from None
+        raise FileError("name", f"{_shortened(path)}: the server names a file that cannot be: {error}") from None
+    return parts
+
+
+def _shortened(path: bytes) -> str:
+    return shown(path) if len(path) <= _SHOWN_BYTES_MAX else f"{shown(path[:_SHOWN_BYTES_MAX])}..."
 
 
 def _hidden(name: bytes) -> bytes:

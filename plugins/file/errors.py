@@ -6,7 +6,7 @@ import errno
 
 from kernel.errors import KernelError
 
-from .names import shown
+from .names import printable, shown
 
 
 class FileError(KernelError):
@@ -20,6 +20,12 @@ class FileError(KernelError):
         super().__init__(message)
         self.kind = kind
 
+
+KINDS = {
+    "missing", "exists", "denied", "directory", "not-directory", "not-empty", "link", "name", "full", "quota", "busy",
+    "changed", "digest", "large", "io", "protocol", "stalled",
+}  # fmt: skip
+_TEXT_CHARACTERS_MAX = 1000
 
 _KINDS = {
     errno.ENOENT: ("missing", "there is no such file or directory"),
@@ -38,6 +44,11 @@ _KINDS = {
     errno.ENAMETOOLONG: ("name", "its name is too long"),
     errno.EIO: ("io", "the disk failed (EIO): look into the system's log"),
 }
+
+
+def from_peer(kind: str, text: str) -> FileError:
+    """What a peer says went wrong: in one line, and of a kind that we know."""
+    return FileError(kind if kind in KINDS else "io", printable(text[:_TEXT_CHARACTERS_MAX]))
 
 
 def in_words(path: bytes, error: OSError) -> FileError:

@@ -45,7 +45,7 @@ async def push(
                 try:
                     await files.remove(b"/".join(filter(None, (target, name))))
                 except FileError as error:
-                    outcome.failures.append(Skipped(name, error.kind, str(error)))
+                    outcome.failed(Skipped(name, error.kind, str(error)))
         policy: Policy = _POLICY if files.welcome.overwrite else "refuse"
         await move(walk(plan), PutMover(policy, progress), connect, parallel, progress, outcome)
     return plan
@@ -76,7 +76,8 @@ async def pull(
             return plan
         destination = Destination(base, _POLICY)
         try:
-            outcome.failures += remove_local(base, plan.extra)
+            for failure in remove_local(base, plan.extra):
+                outcome.failed(failure)
             await move(walk(plan), GetMover(destination, progress), connect, parallel, progress, outcome)
         finally:
             destination.close()

@@ -71,10 +71,12 @@ def check_new(parts: list[bytes], rules: NameRules) -> None:
 
 def shown(path: bytes) -> str:
     """A path as people see it: UTF-8, and visible escapes for whatever could play tricks with a terminal."""
-    text = path.decode("utf-8", "surrogateescape")
-    if text.isprintable():
-        return text or "/"
-    return "".join(_escaped(character) for character in text)
+    return printable(path.decode("utf-8", "surrogateescape")) or "/"
+
+
+def printable(text: str) -> str:
+    """A text that a peer wrote, as people see it: what does not print as its escape."""
+    return text if text.isprintable() else "".join(_escaped(character) for character in text)
 
 
 def _escaped(character: str) -> str:

@@ -222,13 +222,14 @@ class Partial:
         """The digest of the blocks that are held."""
         return sums.digest(self._sums[: self.held * SUM_BYTES], self.held * BLOCK_BYTES)
 
-    def _note_sum(self, index: int, sum_: bytes) -> None:
+    def _note_sums(self, index: int, sums_: bytes) -> None:
+        """The sums of blocks from this one on."""
         at = index * SUM_BYTES
         if len(self._sums) < at:
             self._sums.extend(bytes(at - len(self._sums)))
-        self._sums[at : at + SUM_BYTES] = sum_
+        self._sums[at : at + len(sums_)] = sums_
         if self._sums_fd >= 0:
-            os.pwrite(self._sums_fd, sum_, _HEADER_BYTES + at)
+            os.pwrite(self._sums_fd, sums_, _HEADER_BYTES + at)
 
     # --- blocks ------------------------------------------------------------------------------------------------------
 
@@ -244,15 +245,16 @@ class Partial:
             _write_all(self._fd, part, offset)
             offset += len(part)
         if sum_:
-            self._note_sum(index, sum_)
+            self._note_sums(index, sum_)
 
     def hole(self, index: int, count: int) -> None:
         """Blocks of zeros that take no room: behind everything that has come."""
         if os.fstat(self._fd).st_size > index * BLOCK_BYTES:
             raise FileError("protocol", f"a hole at block {index}, where bytes have come already")
-        for at in range(index, index + count):
-            self._note_sum(at, sums.zeros_sum(block_bytes(at, self.size)))
         os.ftruncate(self._fd, min((index + count) * BLOCK_BYTES, self.size))
+        for sums_ in sums.zeros_sums(index, count, self.size):
+            self._note_sums(index, sums_)
+            index += len(sums_) // SUM_BYTES
 
     def take_damaged(self) -> list[int]:
         """Blocks to be sent once more."""

@@ -13,10 +13,12 @@ import functools
 from collections.abc import Callable
 from typing import Protocol
 
+from xxhash import xxh3_128
+
 from .errors import FileError
 from .messages import Block, End, Hole
 from .sending import Limiter, Moved, ignore
-from .sums import BLOCK_BYTES, SUM_BYTES, block_bytes, block_count, digest, zeros_sum
+from .sums import BLOCK_BYTES, SUM_BYTES, block_bytes, block_count, digest_end, zeros_sums
 from .threads import Worker
 from .wire import Wire
 
@@ -68,7 +70,7 @@ async def receive_blocks(
     """
     limiter = limiter or Limiter()
     due = first
-    announced = bytearray()
+    announced = xxh3_128()
     while True:
         message = await wire.expect(Block, Hole, End)
         if isinstance(message, End):
@@ -77,7 +79,8 @@ async def receive_blocks(
             _check_sum(message.digest, summed=summed)
             if in_order and due != block_count(message.size):
                 raise FileError("protocol", f"the file ends after {due} blocks of {block_count(message.size)}")
-            if message.digest and message.digest != digest(announced, message.size):
+            announced.update(digest_end(message.size))
+            if message.digest and message.digest != announced.digest():
                 raise FileError("digest", "the digest of what arrived is not that of what was sent: repeat")
             return message
         if in_order and message.index != due:
@@ -86,23 +89,24 @@ async def receive_blocks(
             _check_hole(message, target.size)
             await worker.submit(functools.partial(target.hole, message.index, message.count))
             due = message.index + message.count
-            announced += _hole_sums(message, target.size)
+            for sums_ in zeros_sums(message.index, message.count, target.size):
+                announced.update(sums_)
             moved(min(due * BLOCK_BYTES, target.size) - message.index * BLOCK_BYTES)
             continue
         _check_block(message, target.size)
+        if message.packed and unpack is None:
+            raise FileError("protocol", "a compressed block, where nobody asked for compression")
         _check_sum(message.sum, summed=summed)
         await limiter.spend(message.packed or message.nbytes)
         parts = await wire.block(message.packed or message.nbytes)
         await worker.submit(functools.partial(_write, target, message, parts, unpack))
         due = message.index + 1
-        announced += message.sum
+        announced.update(message.sum)
         moved(message.nbytes)
 
 
 def _write(target: Target, block: Block, parts: list[bytes], unpack: Unpack | None) -> None:
-    if block.packed:
-        if unpack is None:
-            raise FileError("protocol", "a compressed block, where nobody asked for compression")
+    if block.packed and unpack is not None:
         parts = unpack(parts, block.nbytes)
     target.write(block.index, parts, block.sum)
 
@@ -116,11 +120,6 @@ def _check_block(block: Block, size: int) -> None:
         fits = block.index >= 0 and 0 < block.nbytes <= BLOCK_BYTES
     if not fits or not 0 <= block.packed <= block.nbytes:
         raise FileError("protocol", f"block {block.index} has {block.nbytes} bytes, which does not fit the file")
-
-
-def _hole_sums(hole: Hole, size: int) -> bytes:
-    last = zeros_sum(block_bytes(hole.index + hole.count - 1, size))
-    return zeros_sum(BLOCK_BYTES) * (hole.count - 1) + last
 
 
 def _check_sum(sum_: bytes, *, summed: bool) -> None:

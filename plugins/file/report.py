@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Iterator
 
 from .messages import Entry
-from .names import shown
+from .names import printable, shown
 from .progress import size
 from .transfer import Outcome
 
@@ -21,21 +20,57 @@ def name(entry: Entry) -> str:
     return shown(entry.name) + ("/" if entry.kind == "directory" else "")
 
 
-def listing(entries: list[Entry]) -> Iterator[str]:
-    """Lines as of `ls -l`, the columns as wide as they must be."""
-    links = max((len(str(entry.links)) for entry in entries), default=0)
-    owner = max((len(entry.owner) for entry in entries), default=0)
-    group = max((len(entry.group) for entry in entries), default=0)
-    width = max((len(str(entry.size)) for entry in entries), default=0)
-    for entry in entries:
-        yield (
-            f"{_mode(entry)} {entry.links:{links}} {entry.owner:{owner}} {entry.group:{group}} "
-            f"{entry.size:{width}} {when(entry.mtime_ns)} {name(entry)}"
+class Names:
+    """A listing, some entries at a time: names alone, a line each."""
+
+    def text(self, entries: list[Entry]) -> str:
+        """These entries, behind those before."""
+        return "".join(f"{name(entry)}\n" for entry in entries)
+
+    def end(self) -> str:
+        """What comes behind the last one."""
+        return ""
+
+
+class Listing(Names):
+    """Lines as of `ls -l`, the columns as wide as they had to be so far."""
+
+    def __init__(self) -> None:
+        self._widths = [0, 0, 0, 0]
+
+    def text(self, entries: list[Entry]) -> str:
+        rows = [
+            (str(entry.links), printable(entry.owner), printable(entry.group), str(entry.size)) for entry in entries
+        ]
+        for row in rows:
+            self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
+        links, owner, group, size = self._widths
+        return "".join(
+            f"{_mode(entry)} {row[0]:>{links}} {row[1]:{owner}} {row[2]:{group}} {row[3]:>{size}} "
+            f"{when(entry.mtime_ns)} {name(entry)}\n"
+            for entry, row in zip(entries, rows, strict=True)
         )
 
 
+class JsonListing(Names):
+    """One object with the list of them under `entries`."""
+
+    def __init__(self) -> None:
+        self._before = '{"entries": ['
+
+    def text(self, entries: list[Entry]) -> str:
+        if not entries:
+            return ""
+        text = self._before + ", ".join(json.dumps(_entry(entry)) for entry in entries)
+        self._before = ", "
+        return text
+
+    def end(self) -> str:
+        return ("" if self._before == ", " else self._before) + "]}\n"
+
+
 def _mode(entry: Entry) -> str:
-    return stat.filemode(_TYPES[entry.kind] | entry.mode)
+    return stat.filemode(_TYPES[entry.kind] | (entry.mode & 0o7777))
 
 
 def when(mtime_ns: int) -> str:
@@ -54,17 +89,16 @@ def details(entry: Entry, path: str) -> str:
             f"path      {shown(path.encode('utf-8', 'surrogateescape'))}",
             f"kind      {entry.kind}",
             f"size      {entry.size} bytes ({size(entry.size)})",
-            f"mode      {_mode(entry)} ({entry.mode:04o})",
-            f"owner     {entry.owner}:{entry.group}",
+            f"mode      {_mode(entry)} ({entry.mode & 0o7777:04o})",
+            f"owner     {printable(entry.owner)}:{printable(entry.group)}",
             f"modified  {moment}",
         )
     )
 
 
-def entries_as_json(entries: list[Entry], *, single: bool = False) -> str:
-    """One object, or a list of them under `entries`."""
-    made = [_entry(entry) for entry in entries]
-    return json.dumps(made[0] if single else {"entries": made})
+def entry_as_json(entry: Entry) -> str:
+    """One object."""
+    return json.dumps(_entry(entry))
 
 
 def _entry(entry: Entry) -> dict[str, object]:
@@ -104,7 +138,7 @@ def as_json(outcome: Outcome, seconds: float, error: Exception | None) -> str:
                 for failure in outcome.failures
             ],
             "skipped": [_text(skipped.path) for skipped in outcome.skipped],
-            "bytes": sum(report.size for report in outcome.reports),
+            "bytes": outcome.nbytes,
             "moved": outcome.moved_bytes,
             "seconds": round(seconds, 6),
             "error": str(error) if error is not None else "",
@@ -114,15 +148,14 @@ def as_json(outcome: Outcome, seconds: float, error: Exception | None) -> str:
 
 def summary(outcome: Outcome, seconds: float, verb: str, *, verified: bool) -> str:
     """`stored 3 files, 1.2 GiB in 0.9 s (1.3 GiB/s), verified`."""
-    reports = outcome.reports
-    moved = outcome.moved_bytes
-    what = shown(reports[0].path) if len(reports) == 1 else f"{len(reports)} files"
-    total = sum(report.size for report in reports)
-    text = f"{verb} {what}, {size(total)} in {seconds:.1f} s ({size(moved / max(seconds, 1e-6))}/s)"
-    if verified and len(reports) == 1 and reports[0].digest:
+    reports, files = outcome.reports, outcome.files
+    what = shown(reports[0].path) if files == 1 else f"{files} files"
+    rate = size(outcome.moved_bytes / max(seconds, 1e-6))
+    text = f"{verb} {what}, {size(outcome.nbytes)} in {seconds:.1f} s ({rate}/s)"
+    if verified and files == 1 and reports[0].digest:
         text += f", verified: xxh3 {reports[0].digest.hex()}"
     else:
-        text += ", verified" if verified and reports else ", not verified" if reports else ""
+        text += ", verified" if verified and files else ", not verified" if files else ""
     notes = [f"{shown(report.path)}: {report.note}" for report in reports if report.note]
     if outcome.failures:
         notes.append(f"{len(outcome.failures)} failed")

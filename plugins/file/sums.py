@@ -9,7 +9,7 @@ them in practice; it is no signature: against people on the way there is TLS.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from xxhash import xxh3_128
 
@@ -17,6 +17,7 @@ from kernel.limits import MIB
 
 BLOCK_BYTES = MIB
 SUM_BYTES = 16
+_ZEROS_AT_ONCE = 4096
 UNKNOWN = bytes(SUM_BYTES)
 """Stands for a block that is not there. No block has this sum, as far as anybody knows."""
 
@@ -35,11 +36,26 @@ def zeros_sum(nbytes: int) -> bytes:
     return xxh3_128(bytes(nbytes)).digest()
 
 
+def zeros_sums(index: int, count: int, size: int) -> Iterator[bytes]:
+    """The sums of blocks of zeros in a file of that size, one behind the other, some thousand at a time."""
+    last = index + count - 1
+    whole = count if block_bytes(last, size) == BLOCK_BYTES else count - 1
+    for at in range(0, whole, _ZEROS_AT_ONCE):
+        yield zeros_sum(BLOCK_BYTES) * min(_ZEROS_AT_ONCE, whole - at)
+    if whole < count:
+        yield zeros_sum(block_bytes(last, size))
+
+
 def digest(sums: bytes | bytearray | memoryview, size: int) -> bytes:
     """The digest of a file of so many bytes whose blocks have these sums."""
     state = xxh3_128(sums)
-    state.update(size.to_bytes(8, "big"))
+    state.update(digest_end(size))
     return state.digest()
+
+
+def digest_end(size: int) -> bytes:
+    """What comes behind the sums in a digest."""
+    return size.to_bytes(8, "big")
 
 
 def small_digest(sum_: bytes, size: int) -> bytes:

@@ -22,6 +22,9 @@ from .names import shown
 from .threads import Ahead
 from .transfer import Item, Skipped
 
+ENTRIES_MAX = 1_000_000
+"""Of a server's directory: its listing is held in memory."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -78,7 +81,13 @@ async def remote_entries(files: FileClient, path: bytes) -> dict[bytes, Entry]:
     try:
         if (await files.stat(path)).kind != "directory":
             raise FileError("not-directory", f"{shown(path)}: it is no directory: sync is for directories")
-        return {b"/".join(split(entry.name)): entry async for entry in files.entries(path, recursive=True)}
+        found: dict[bytes, Entry] = {}
+        async for entry in files.entries(path, recursive=True):
+            if len(found) == ENTRIES_MAX:
+                text = f"{shown(path)}: there are more than {ENTRIES_MAX:,} entries: sync what is below it in parts"
+                raise FileError("large", text)
+            found[b"/".join(split(entry.name))] = entry
+        return found
     except FileError as error:
         if error.kind == "missing":
             return {}

@@ -24,6 +24,10 @@ from .progress import Progress
 _BATCH_FILES_MAX = 64
 _BATCH_BYTES_MAX = 128 * 1024
 _DIRECTORIES_AT_ONCE = 256
+_NOTED_MAX = 10_000
+
+DIRECTORIES_MAX = 1_000_000
+"""Those of one command are remembered until its end, some hundred bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +58,41 @@ class Skipped:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of everything."""
+    """What became of everything; bounded, however much a server lists.
 
+    Attributes:
+        detailed: keep a report of every file; off: of those that there is something to say of.
+        files, nbytes, moved_bytes: how many were moved, how long they are, how much of that had to be moved.
+        failures, skipped: the first of them; `omitted` counts those that were too many to be kept.
+    """
+
+    detailed: bool = False
+    files: int = 0
+    nbytes: int = 0
+    moved_bytes: int = 0
     reports: list[Report] = field(default_factory=list)
     failures: list[Skipped] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    omitted: int = 0
 
-    @property
-    def moved_bytes(self) -> int:
-        return sum(report.moved for report in self.reports)
+    def done(self, report: Report) -> None:
+        self.files += 1
+        self.nbytes += report.size
+        self.moved_bytes += report.moved
+        if self.detailed or self.files == 1 or (report.note and len(self.reports) < _NOTED_MAX):
+            self.reports.append(report)
+
+    def failed(self, what: Skipped) -> None:
+        self._note(self.failures, what)
+
+    def skip(self, what: Skipped) -> None:
+        self._note(self.skipped, what)
+
+    def _note(self, noted: list[Skipped], what: Skipped) -> None:
+        if len(noted) < _NOTED_MAX:
+            noted.append(what)
+        else:
+            self.omitted += 1
 
 
 class Mover(ABC):
@@ -123,7 +153,7 @@ async def move(
                 try:
                     await mover.directories(files, deepest_first[at : at + _DIRECTORIES_AT_ONCE])
                 except FileError as error:
-                    outcome.failures.append(Skipped(deepest_first[at].path, error.kind, str(error)))
+                    outcome.failed(Skipped(deepest_first[at].path, error.kind, str(error)))
 
 
 async def _all(*works: Awaitable[None]) -> None:
@@ -145,9 +175,11 @@ async def _units(
     batch_bytes = 0
     async for item in walk:
         if isinstance(item, Skipped):
-            (outcome.skipped if item.kind == "skipped" else outcome.failures).append(item)
+            (outcome.skip if item.kind == "skipped" else outcome.failed)(item)
             continue
         if item.size is None:
+            if len(directories) == DIRECTORIES_MAX:
+                raise FileError("large", f"there are more than {DIRECTORIES_MAX:,} directories: take them in parts")
             directories.append(Directory(item.target, item.mode, item.mtime_ns))
             continue
         progress.total_files += 1
@@ -172,24 +204,24 @@ async def _move_unit(files: FileClient, mover: Mover, unit: Unit, progress: Prog
     results = await mover.small(files, unit)
     for item, result in zip(unit, results, strict=True):
         if isinstance(result, Report):
-            outcome.reports.append(result)
+            outcome.done(result)
             progress.moved(result.size)
             progress.files += 1
         elif result.kind == "large":  # it has grown since it was looked at
             await _move_large(files, mover, item, progress, outcome)
         else:
-            outcome.failures.append(Skipped(item.source, result.kind, result.text))
+            outcome.failed(Skipped(item.source, result.kind, result.text))
 
 
 async def _move_large(files: FileClient, mover: Mover, item: Item, progress: Progress, outcome: Outcome) -> None:
     progress.name = _name(item.source)
     try:
-        outcome.reports.append(await mover.large(files, item))
+        outcome.done(await mover.large(files, item))
         progress.files += 1
     except FileError as error:
-        outcome.failures.append(Skipped(item.source, error.kind, str(error)))
+        outcome.failed(Skipped(item.source, error.kind, str(error)))
     except ChannelClosed as error:
-        outcome.failures.append(Skipped(item.source, "lost", f"{_name(item.source)}: {error}; repeat to continue"))
+        outcome.failed(Skipped(item.source, "lost", f"{_name(item.source)}: {error}; repeat to continue"))
         raise
 
 

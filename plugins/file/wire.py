@@ -12,7 +12,7 @@ from kernel.channel import Channel
 from kernel.errors import ChannelClosed, Code
 
 from . import messages
-from .errors import FileError
+from .errors import FileError, from_peer
 from .messages import MESSAGE_BYTES_MAX, Message
 
 L = TypeVar("L")
@@ -77,9 +77,10 @@ class Wire:
         if isinstance(message, kinds):
             return message
         if isinstance(message, messages.Failed):
-            raise FileError(message.kind, message.text)
+            raise from_peer(message.kind, message.text)
         if isinstance(message, messages.Abandon):
-            raise Abandoned(message.kind, message.text)
+            told = from_peer(message.kind, message.text)
+            raise Abandoned(told.kind, str(told))
         raise FileError("protocol", f"the peer sent {type(message).__name__} where it makes no sense")
 
     async def _piece(self) -> tuple[bytes, int, bool] | None:

@@ -10,9 +10,12 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kernel.auth.keys import Key, Keyring
 from kernel.errors import StartError, UsageError
+
+if TYPE_CHECKING:
+    from kernel.auth.keys import Key, Keyring
 
 VARIABLE = "KERNEL_SECRET"
 SYSTEMD_CREDENTIAL = "kernel-secret"
@@ -36,12 +39,12 @@ def find_keys(
     if secret_file:
         return read_keys(secret_file)
     if secret_fd is not None:
-        return Keyring.parse(_read_descriptor(secret_fd), f"descriptor {secret_fd}")
+        return _keyring(_read_descriptor(secret_fd), f"descriptor {secret_fd}")
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if directory and (path := Path(directory, SYSTEMD_CREDENTIAL)).exists():
-        return Keyring.parse(_read_file(str(path)), str(path))
+        return _keyring(_read_file(str(path)), str(path))
     if VARIABLE in environ:
-        return Keyring.parse(environ[VARIABLE], VARIABLE)
+        return _keyring(environ[VARIABLE], VARIABLE)
     return None
 
 
@@ -51,7 +54,7 @@ def read_keys(path: str) -> Keyring:
     Raises:
         StartError, UsageError: as `find_keys`.
     """
-    return Keyring.parse(_read_file(path, is_private=True), path)
+    return _keyring(_read_file(path, is_private=True), path)
 
 
 def write_key(path: str, key: Key) -> None:
@@ -72,6 +75,12 @@ def write_key(path: str, key: Key) -> None:
         file.write(key.line() + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _keyring(text: str, origin: str) -> Keyring:
+    from kernel.auth.keys import Keyring  # who has no keys need not wait for what makes them
+
+    return Keyring.parse(text, origin)
 
 
 def _read_file(path: str, *, is_private: bool = False) -> str:

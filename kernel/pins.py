@@ -8,7 +8,6 @@ guards against surprises, not against somebody who may write where Python's pack
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,7 +37,7 @@ def parse(text: str) -> Pin | None:
 def pin_of(plugin: Plugin) -> Pin | None:
     """The pin that would hold the distribution as it lies there now; None: it has no RECORD."""
     record = _record(plugin.path)
-    return None if record is None else Pin(plugin.distribution, hashlib.sha256(record).hexdigest())
+    return None if record is None else Pin(plugin.distribution, _sha256(record))
 
 
 def fault(plugin: Plugin, pins: Iterable[Pin]) -> str:
@@ -49,10 +48,16 @@ def fault(plugin: Plugin, pins: Iterable[Pin]) -> str:
     record = _record(plugin.path)
     if record is None:
         return "it has no RECORD, by which it could be pinned"
-    if hashlib.sha256(record).hexdigest() not in wanted:
+    if _sha256(record) not in wanted:
         return "its RECORD is not the one that plugins_pinned names"
     changed = next(_changed(record, os.path.dirname(plugin.path)), "")
     return changed and f"{changed} is not as its RECORD says"
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # takes milliseconds, and most people pin nothing
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _record(metadata: str) -> bytes | None:
@@ -67,6 +72,7 @@ def _changed(record: bytes, place: str) -> Iterator[str]:
     """The files that are not as a RECORD says."""
     import base64
     import csv
+    import hashlib
 
     for name, digest, *_ in csv.reader(record.decode("utf-8", "replace").splitlines()):
         algorithm, _, expected = digest.partition("=")

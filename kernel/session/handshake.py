@@ -8,7 +8,6 @@ and HELLOs, the client's first: whatever was negotiated is what both sides saw.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -267,6 +266,8 @@ class Handshake:
         return reply
 
     def _transcript(self, peer_payload: bytes) -> bytes:
+        import hashlib  # takes milliseconds, and is for those who prove something
+
         ours, theirs = PREFACE + self.hello.pack(), self._preface + peer_payload
         digest = hashlib.sha256(_TRANSCRIPT_LABEL)
         for side in (ours, theirs) if self._client else (theirs, ours):

@@ -26,7 +26,7 @@ from typing import Any, cast
 from kernel import Channel, ChannelClosed, Code, DialError, KernelError, Keyring, UsageError, connect
 
 from . import protocol
-from .lines import CLIENT_GIVES_UP_SECONDS, Line, line_over
+from .lines import CLIENT_ASKS_SECONDS, CLIENT_GIVES_UP_SECONDS, Line, line_over
 from .protocol import (
     BadMessage,
     Done,
@@ -295,12 +295,13 @@ class ChatClient:
         channel = await connect(
             self._endpoint, self._service, keys=self._keys, timeout_seconds=self._timeout_seconds
         )  # fmt: skip
-        line = line_over(channel, CLIENT_GIVES_UP_SECONDS)
+        line = line_over(channel, CLIENT_GIVES_UP_SECONDS, CLIENT_ASKS_SECONDS)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._greet(channel, line)
         except TimeoutError:
             channel.reset(Code.CANCELLED, "no welcome")
+            line.closed()
             raise DialError(f"{self._endpoint} did not answer: is a chat there?") from None
         except BaseException:
             channel.reset(Code.CANCELLED, "no welcome")

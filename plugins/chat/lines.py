@@ -15,11 +15,18 @@ from .reliable import Reliable
 SERVER_GIVES_UP_SECONDS = 15.0
 CLIENT_GIVES_UP_SECONDS = 4.0
 """Less: a client that was too impatient comes back by another connection, and nothing is lost."""
+CLIENT_ASKS_SECONDS = 5.0
+"""A server that was restarted answers that it knows of no such connection: who only listens learns of it by asking."""
 
 
-def line_over(channel: Channel, give_up_seconds: float) -> Line:
-    """The line that suits a channel. `give_up_seconds`: on datagrams, how long a silence means the end."""
-    return Line(channel) if channel.reliable else DatagramLine(channel, give_up_seconds)
+def line_over(channel: Channel, give_up_seconds: float, asks_seconds: float | None = None) -> Line:
+    """The line that suits a channel.
+
+    Args:
+        give_up_seconds: on datagrams, how long a silence means the end, where an answer is due.
+        asks_seconds: on datagrams, after how long a silence something is sent in any case.
+    """
+    return Line(channel) if channel.reliable else DatagramLine(channel, give_up_seconds, asks_seconds)
 
 
 class Line:
@@ -60,12 +67,14 @@ class Line:
 class DatagramLine(Line):
     """On a channel that loses messages."""
 
-    __slots__ = ("_closing", "_flushing", "_give_up_seconds", "_reliable", "_timer")
+    __slots__ = ("_asker", "_asks_seconds", "_closing", "_flushing", "_give_up_seconds", "_reliable", "_timer")
 
-    def __init__(self, channel: Channel, give_up_seconds: float) -> None:
+    def __init__(self, channel: Channel, give_up_seconds: float, asks_seconds: float | None = None) -> None:
         super().__init__(channel)
         self._reliable = Reliable(give_up_seconds)
         self._give_up_seconds = give_up_seconds
+        self._asks_seconds = asks_seconds
+        self._asker: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._closing = False
@@ -95,9 +104,13 @@ class DatagramLine(Line):
         self._flush_soon()
 
     def closed(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._asker):
+            if timer is not None:
+                timer.cancel()
+
+    def _ask(self) -> None:
+        self._reliable.ask()
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
         if not self._flushing:
@@ -121,6 +134,8 @@ class DatagramLine(Line):
         if datagrams:
             self.channel.send_many(datagrams)
         self.closed()
+        if self._asks_seconds is not None:
+            self._asker = loop.call_later(self._asks_seconds, self._ask)
         if self._closing and not self.unacknowledged:
             self.channel.close()
         elif (deadline := self._reliable.deadline) is not None:

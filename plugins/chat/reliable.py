@@ -90,6 +90,10 @@ class Reliable:
         self._queue.extend(messages)
         self._queue_bytes += sum(map(len, messages))
 
+    def ask(self) -> None:
+        """Have a datagram sent though there is nothing new: whoever does not know us will say so."""
+        self._acknowledge = True
+
     def received(self, datagram: bytes, now: float) -> list[bytes]:
         """What a datagram brings: the messages whose turn it is."""
         head, _, body = datagram.partition(b"\n")

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from server_process import ServerProcess
 
-from kernel import Channel, Code, connect
+from kernel import Channel, Code, Server, connect
 from kernel.plugins.chat.client import ChatClient
 from kernel.plugins.chat.protocol import Said
 
-from .conftest import TRANSPORTS, MakePlace, Person
+from .conftest import TRANSPORTS, MakePlace, Person, RunVirtually
 
 KERNEL = Path(sys.executable).with_name("kernel")
 CROWD_SECONDS = 120
@@ -99,7 +99,7 @@ async def test_readers_that_never_read_are_evicted_and_the_others_lose_nothing(
         await speaker.say("lobby", "warm up")
         for number in range(mute - 2):
             stack.enter_context(crowd.mute_reader(number))
-        lazy = [await lazy_reader(crowd, stack, number) for number in range(2)]
+        lazy = [await lazy_reader(crowd.endpoint, stack, number) for number in range(2)]
         async with asyncio.timeout(CROWD_SECONDS):
             while len((await speaker.who("lobby")).people) < mute + 3:  # noqa: ASYNC110  # the server is elsewhere
                 await asyncio.sleep(0.05)
@@ -112,6 +112,7 @@ async def test_readers_that_never_read_are_evicted_and_the_others_lose_nothing(
             assert await asyncio.gather(*received) == [count, count]
         people = (await speaker.who("lobby")).people
         assert {info.nick for info in people if not info.away} == {"speaker", "reader0", "reader1"}
+        print(f"{mute} read nothing of {megabytes} MiB: the server grew by {(highest - before) / MIB:.1f} MiB")
         assert highest - before <= mute * 256 * 1024 + 8 * MIB
         for channel in lazy:
             await channel.wait_closed()
@@ -120,15 +121,57 @@ async def test_readers_that_never_read_are_evicted_and_the_others_lose_nothing(
         drop.cancel()
 
 
+def test_who_never_reads_is_evicted_within_ten_seconds_with_a_reason(run_virtually: RunVirtually) -> None:
+    """By the clock of a simulated network, which stands still while anything can be done."""
+    mute, texts = 100, [f"{number} " + "x" * 8000 for number in range(400)]
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with contextlib.AsyncExitStack() as stack:
+            server = Server(
+                ["chat?store=memory&messages_per_second=100000&burst=1000&message_bytes_max=16KiB"],
+                ["sim://hall?buffer_bytes=64KiB"],
+            )
+            await stack.enter_async_context(server)
+            endpoint = str(server.endpoints[0])
+            people = []
+            for nick in ("speaker", "reader", "another"):
+                client = await stack.enter_async_context(ChatClient(endpoint, nick=nick))
+                await client.join("lobby")
+                people.append(Person(client))
+            channels = [await lazy_reader(endpoint, stack, number) for number in range(mute)]
+            while len((await people[0].client.who("lobby")).people) < mute + 3:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.05)
+
+            async def evicted(channel: Channel) -> float:
+                await channel.wait_closed()
+                return loop.time()
+
+            watching = [asyncio.create_task(evicted(channel)) for channel in channels]
+            began = loop.time()
+            for text in texts:
+                await people[0].client.say("lobby", text)
+            ends = await asyncio.gather(*watching)
+            assert max(ends) - began <= 10.0
+            for channel in channels:
+                assert channel.code is Code.SLOW_READER
+                assert re.search(r"send_buffer_bytes_max|slow_reader_seconds_max|waited for you", channel.reason)
+            for person in people:
+                await person.until(lambda person: len(person.texts()) >= len(texts), 600)
+                assert person.texts() == texts
+
+    run_virtually(story())
+
+
 async def guest(crowd: Crowd, stack: contextlib.AsyncExitStack, nick: str) -> ChatClient:
     client = await stack.enter_async_context(ChatClient(crowd.endpoint, nick=nick))
     await client.join("lobby", last=0)
     return client
 
 
-async def lazy_reader(crowd: Crowd, stack: contextlib.AsyncExitStack, number: int) -> Channel:
+async def lazy_reader(endpoint: str, stack: contextlib.AsyncExitStack, number: int) -> Channel:
     """Somebody who reads nothing either, but in our protocol, where the reason can be told."""
-    channel = await stack.enter_async_context(connect(crowd.endpoint, "chat"))
+    channel = await stack.enter_async_context(connect(endpoint, "chat"))
     channel.send(b'{"type":"hello","nick":"lazy%d"}' % number)
     channel.send(b'{"type":"join","room":"lobby"}')
     channel.pause_reading()

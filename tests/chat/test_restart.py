@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from server_process import ServerProcess
 
-from kernel.plugins.chat.client import ChatClient, Connected
+from kernel.plugins.chat import client
+from kernel.plugins.chat.client import ChatClient, Connected, Disconnected
 from kernel.plugins.chat.protocol import Said, Told
 
 from .conftest import Person
@@ -57,11 +58,11 @@ def mortal(tmp_path: Path) -> Iterator[Mortal]:
 async def gather_people(mortal: Mortal, stack: contextlib.AsyncExitStack, count: int, **options: Any) -> list[Person]:
     people = []
     for number in range(count):
-        client = ChatClient(mortal.endpoints[number % len(mortal.endpoints)], nick=f"p{number}", **options)
-        await client.start()
-        person = Person(client)
+        chat = ChatClient(mortal.endpoints[number % len(mortal.endpoints)], nick=f"p{number}", **options)
+        await chat.start()
+        person = Person(chat)
         stack.push_async_callback(person.leave)
-        await client.join("lobby")
+        await chat.join("lobby")
         people.append(person)
     return people
 
@@ -93,6 +94,20 @@ async def test_killed_in_the_middle_everybody_sees_every_message_once_and_in_ord
                 said = [text for text in person.texts() if text.startswith(f"{speaker.client.nick} ")]
                 assert said == [f"{speaker.client.nick} {number}" for number in range(each)]
         assert any(connected.again for connected in people[0].of(Connected))
+
+
+async def test_over_datagrams_a_server_that_was_restarted_says_so_at_once(
+    mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "CLIENT_ASKS_SECONDS", 3600.0)
+    async with contextlib.AsyncExitStack() as stack:
+        *_, speaker = await gather_people(mortal, stack, 3)
+        await speaker.client.say("lobby", "before")
+        await asyncio.to_thread(mortal.kill)
+        await asyncio.to_thread(mortal.start)
+        await speaker.client.say("lobby", "after")
+        await speaker.until(lambda speaker: speaker.texts() == ["before", "after"], DEADLINE_SECONDS)
+        assert [lost.reason for lost in speaker.of(Disconnected)] == ["unknown connection"]
 
 
 async def test_direct_messages_are_not_lost_either(mortal: Mortal) -> None:

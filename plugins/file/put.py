@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator
@@ -16,15 +17,24 @@ from .sums import small_digest
 from .threads import Ahead
 from .transfer import Item, Mover, Skipped
 
+_WALK_BATCH = 64
+
 
 async def walk(roots: list[tuple[bytes, bytes]], *, recursive: bool) -> AsyncIterator[Item | Skipped]:
     """Everything to be stored: for each local path, under which path there."""
-    ahead = Ahead(_walk_all(roots, recursive=recursive), 256)
+    ahead = Ahead(_in_batches(_walk_all(roots, recursive=recursive)), 4)
     try:
-        async for item in ahead:
-            yield item
+        async for batch in ahead:
+            for item in batch:
+                yield item
     finally:
         ahead.close()
+
+
+def _in_batches(items: Iterator[Item | Skipped]) -> Iterator[list[Item | Skipped]]:
+    """A batch costs one hand-over between the threads."""
+    while batch := list(itertools.islice(items, _WALK_BATCH)):
+        yield batch
 
 
 def _walk_all(roots: list[tuple[bytes, bytes]], *, recursive: bool) -> Iterator[Item | Skipped]:

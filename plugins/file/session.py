@@ -19,7 +19,6 @@ from . import sums
 from .errors import FileError, in_words
 from .messages import (
     MESSAGE_BYTES_MAX,
-    SMALL_BYTES_MAX,
     VERSION,
     Abandon,
     Again,
@@ -330,17 +329,25 @@ class Session:
             raise FileError("io", f"the server cannot read it: {(error.strerror or str(error)).lower()}") from error
 
     async def _get_small(self, message: GetSmall) -> None:
-        """In as many answers as their sizes need."""
-        room = MESSAGE_BYTES_MAX // 2 // SMALL_BYTES_MAX
-        for at in range(0, len(message.paths), room):
-            await self._send_smalls(await self._do(self._read_smalls, message.paths[at : at + room]))
+        """In as many answers as their sizes need: for small ones one, read in one go."""
+        paths = message.paths
+        while paths:
+            files = await self._do(self._read_smalls, paths)
+            paths = paths[len(files) :]
+            self._wire.send(Smalls(files))
+            await self._wire.channel.drain()
 
     def _read_smalls(self, paths: list[bytes]) -> list[SmallFile | Failed]:
-        return [self._store.read_small(path) for path in paths]
-
-    async def _send_smalls(self, files: list[SmallFile | Failed]) -> None:
-        self._wire.send(Smalls(files))
-        await self._wire.channel.drain()
+        """As many of them, from the first on, as one message should carry."""
+        files: list[SmallFile | Failed] = []
+        nbytes = 0
+        for path in paths:
+            file = self._store.read_small(path)
+            files.append(file)
+            nbytes += len(path) + len(file.data if isinstance(file, SmallFile) else file.text)
+            if nbytes > MESSAGE_BYTES_MAX // 2:  # the largest that may come next has a place in the other half
+                break
+        return files
 
 
 _HANDLERS: dict[type, Callable[..., Awaitable[None]]] = {

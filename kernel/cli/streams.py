@@ -26,9 +26,10 @@ def _open_missing() -> None:
 
     A file opened now has the lowest number that is free, so in this order each gets its own.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # open as long as we run
+            # The number stays taken as long as we run, whichever object writes to it.
+            setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _patient(stream: TextIO) -> TextIO:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from kernel.api import Principal
-from kernel.errors import KernelError, StartError
+from kernel.errors import KernelError, OptionError, StartError
 
 from .options import Grant, ShellOptions
 from .process import Job
@@ -65,8 +65,9 @@ class Access:
     """The policy of one service.
 
     Raises:
-        OptionError: a template that cannot be understood.
-        StartError: a user that is not there, or that we may not become; rights that nobody unknown gets.
+        OptionError: a template, or a shell, that cannot be understood.
+        StartError: a user that is not there, or that we may not become; a directory that is not there; rights that
+            nobody unknown gets.
     """
 
     def __init__(self, options: ShellOptions) -> None:
@@ -76,6 +77,12 @@ class Access:
         self._anyone = _Rule(Grant(options.allow))
         self._grants = [(name, _Rule(grant)) for name, grant in options.principals.items()]
         self._check_anonymous(options)
+        if options.cwd and not os.path.isdir(options.cwd):
+            raise StartError(f"the service shell: cwd={options.cwd} is no directory")
+        try:
+            self._shell = shlex.split(options.shell)
+        except ValueError as error:
+            raise OptionError(f"the service shell: option 'shell={options.shell}': {str(error).lower()}") from None
         self._account = Account.find(options.user)
         self._limits = {
             "RLIMIT_CORE": 0,
@@ -159,7 +166,7 @@ class Access:
         if not request.argv:
             if request.terminal is None and not free:
                 raise Denied(f"{principal} may not run a shell here: name a command")
-            return shlex.split(self._options.shell) or [account.shell], not self._options.shell
+            return self._shell or [account.shell], not self._shell
         templates = [template for rule in rules for template in rule.templates]
         try:
             return choose(templates, request.argv), False

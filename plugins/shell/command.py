@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from kernel.auth.keys import Keyring
 
 
-@click.command(short_help="Run a command on a distant machine, or open a terminal there.")
+class _Shell(click.Command):
+    """Whoever is used to ssh forgets the two dashes."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        said = [word for word in args if not word.startswith("-")]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if len(said) < 2:
+                raise
+            what = f"there is no option '{error.option_name}': what belongs to CMD stands after --"
+            raise click.UsageError(f"{what}: kernel shell ENDPOINT -- CMD {error.option_name}", ctx) from None
+
+
+@click.command(cls=_Shell, short_help="Run a command on a distant machine, or open a terminal there.")
 @click.argument("endpoint")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARGS]...]")
 @click.option("--timeout", callback=duration, metavar="SECONDS", help="End the command after this time: 10, 500ms, 5m.")

@@ -17,7 +17,7 @@ from kernel.client import connect
 from .client import Remote
 from .exits import SIGNALLED, exit_code
 from .protocol import Exit, Kind, Request, Started
-from .streams import Input, Output
+from .streams import Input, Output, named
 
 if TYPE_CHECKING:
     from kernel.auth.keys import Keyring
@@ -39,6 +39,10 @@ async def run(endpoint: str, request: Request, keys: Keyring | None, view: MakeV
                 return exit_code(await pipes.until_ended())
     except BrokenPipeError:
         return SIGNALLED + signal.SIGPIPE  # as a local command ends whose reader has left
+    except asyncio.CancelledError:
+        if not pipes.ended_by:
+            raise
+        return SIGNALLED + pipes.ended_by
     finally:
         pipes.close()
 
@@ -49,12 +53,13 @@ class _Pipes:
     def __init__(self, request: Request, view: MakeView) -> None:
         self.remote = Remote(self, request)
         self._outputs = {
-            Kind.STDOUT: Output(1, lambda nbytes: self.remote.consumed(Kind.STDOUT, nbytes), self.remote.give_up),
+            Kind.STDOUT: Output(1, lambda nbytes: self.remote.consumed(Kind.STDOUT, nbytes), self._give_up),
             Kind.STDERR: Output(2, lambda nbytes: self.remote.consumed(Kind.STDERR, nbytes), lambda error: None),
         }
         self._views = {Kind.STDOUT: view(1), Kind.STDERR: view(2)}
         self._input = Input(0, self._read)
         self._interrupts = 0
+        self.ended_by = 0  # the signal that has ended the conversation
 
     # --- the remote command ------------------------------------------------------------------------------------------
 
@@ -86,20 +91,24 @@ class _Pipes:
         else:
             self.remote.finish_input()
 
+    def _give_up(self, error: OSError) -> None:
+        self.remote.give_up(named(error))
+
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
         """Ctrl-C is for the remote command, as long as this lasts."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
-        def interrupt(name: str) -> None:
+        def interrupt(number: signal.Signals) -> None:
             self._interrupts += 1
-            self.remote.signal(name)
+            self.remote.signal(number.name.removeprefix("SIG"))
             if self._interrupts >= _INTERRUPTS_MAX:
+                self.ended_by = number
                 task.cancel()
 
-        loop.add_signal_handler(signal.SIGINT, interrupt, "INT")
-        loop.add_signal_handler(signal.SIGQUIT, interrupt, "QUIT")
+        loop.add_signal_handler(signal.SIGINT, interrupt, signal.SIGINT)
+        loop.add_signal_handler(signal.SIGQUIT, interrupt, signal.SIGQUIT)
         try:
             yield
         finally:

@@ -49,6 +49,7 @@ _REPORT_BYTES = 64 * 1024
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from warden import keeper; keeper.main(int(sys.argv[2]))"
 
 STDOUT, STDERR = 1, 2
+NOT_FOUND = "command not found"
 
 
 @dataclass(slots=True)
@@ -483,7 +484,7 @@ class Writer:
 def explain(what: str, number: int) -> str:
     """Why a command could not be started, for people."""
     if what == "exec":
-        return "command not found" if number == errno.ENOENT else f"cannot be run: {os.strerror(number).lower()}"
+        return NOT_FOUND if number == errno.ENOENT else f"cannot be run: {os.strerror(number).lower()}"
     if what == "cwd":
         return f"its working directory cannot be entered: {os.strerror(number).lower()}"
     return f"cannot be started ({what}): {os.strerror(number).lower()}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kernel.errors import ChannelClosed, Code
 
-from .process import STDERR, STDOUT, Job, Process, explain
+from .process import NOT_FOUND, STDERR, STDOUT, Job, Process, explain
 from .protocol import (
     STDERR as STDERR_KIND,
     STDOUT as STDOUT_KIND,
@@ -251,12 +252,13 @@ class Session:
         self._process.resume()
 
     def failed(self, what: str, error: int) -> None:
-        reason = explain(what, error)
-        self.entry.reason = reason
-        status = 127 if reason == "command not found" else 126
-        self._finish(
-            Exit(status=status, reason=f"{self._request.argv[0] if self._request.argv else 'shell'}: {reason}")
-        )
+        reason = self.entry.reason = explain(what, error)
+        status = 127 if reason == NOT_FOUND else 126
+        argv = self._request.argv or ["shell"]
+        command = shlex.quote(argv[0])
+        if status == 127 and len(argv) == 1 and len(argv[0].split()) > 1:
+            reason += f" (for a shell's line: -- sh -c {command})"
+        self._finish(Exit(status=status, reason=f"{command}: {reason}"))
 
     def wants(self, stream: int) -> int:
         channel = self._channel

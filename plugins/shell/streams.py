@@ -158,6 +158,11 @@ class Input:
         self._reading = False
 
 
+def named(error: OSError) -> OSError:
+    """Why our output cannot be written, with what it is."""
+    return OSError(error.errno, error.strerror, "our standard output")
+
+
 def _reopened(descriptor: int, flags: int) -> tuple[int, int]:
     """A descriptor for the same thing that does not block, and how much may be written at once (0: anything)."""
     mode = os.fstat(descriptor).st_mode

@@ -22,7 +22,7 @@ from .console import Console
 from .escape import Action, EscapeFilter
 from .exits import exit_code
 from .protocol import Exit, Kind, Request, Started
-from .streams import Input, Output
+from .streams import Input, Output, named
 from .views import View
 from .words import shown
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _HELP = "~. disconnects, ~d detaches, ~^Z suspends, ~~ sends a ~; each at the start of a line"
 _SPARE_BYTES = 1024  # of the window: an escape may send a byte more than was read
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)
+_END_OF_FILE = b"\x04"  # what a terminal takes for it
 _CLEAR = b"\x1b[H\x1b[2J"
 _LOST = (Code.LOST, Code.IDLE)
 # What would end us on the spot, and leave the terminal as it is. Ctrl-C is the event loop's.
@@ -163,7 +164,7 @@ class _Session:
 
     def _give_up(self, error: OSError) -> None:
         if self._remote is not None:
-            self._remote.give_up(error)
+            self._remote.give_up(named(error))
 
     # --- our terminal ------------------------------------------------------------------------------------------------
 
@@ -171,6 +172,8 @@ class _Session:
         if not data:
             if self.console.is_terminal:
                 self._leave("hangup")
+            else:
+                self._type(_END_OF_FILE)
             return
         if not self.console.is_terminal:
             self._type(data)

@@ -97,6 +97,11 @@ async def test_nobody_unknown_runs_anything(tmp_path: Path, right: str):
     assert "\n" not in str(caught.value)
 
 
+async def test_a_directory_that_is_not_there_ends_the_start(tmp_path: Path):
+    with pytest.raises(StartError, match="cwd=/no/where is no directory"):
+        await Server(["shell?allow=pwd&cwd=/no/where"], [f"unix:{tmp_path}/s"]).start()
+
+
 @pytest.mark.parametrize(
     ("plugin", "what"),
     [
@@ -110,6 +115,7 @@ async def test_nobody_unknown_runs_anything(tmp_path: Path, right: str):
         ("shell?allow=[", "write a list"),
         ("shell?principals=x", "write a table"),
         ("shell?umask=9", "umask"),
+        ('shell?shell="', "option 'shell=\"': no closing quotation"),
         ("shell?fre=1", "did you mean 'free'"),
     ],
 )

@@ -124,6 +124,62 @@ def test_ctrl_c_goes_to_the_remote_process_group(free: str, environ: dict[str, s
         assert client.wait(PATIENCE_SECONDS) == 3
 
 
+def test_the_third_ctrl_c_ends_the_conversation(free: str, environ: dict[str, str]):
+    script = "trap 'echo caught' INT; echo ready; while :; do sleep 0.05; done"
+    command = [KERNEL, "shell", free, "--", "sh", "-c", script]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
+    assert client.stdout is not None
+    assert client.stderr is not None
+    with client, client.stdout, client.stderr:
+        assert client.stdout.readline() == b"ready\n"
+        for _ in range(2):
+            client.send_signal(signal.SIGINT)
+            assert client.stdout.readline() == b"caught\n"
+        client.send_signal(signal.SIGINT)
+        assert client.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
+        assert client.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("closed", "out", "err"),
+    [("<&-", "out\n", "err\n"), (">&-", "", "err\n"), ("2>&-", "out\n", ""), ("<&- >&- 2>&-", "", "")],
+)
+def test_streams_that_we_were_not_given_go_nowhere(free: str, environ: dict[str, str], closed: str, out: str, err: str):
+    command = f"{KERNEL} shell {free} -- sh -c 'cat; echo out; echo err >&2; exit 3' {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (3, out, err)
+
+
+def test_output_that_cannot_be_written_is_said_in_a_line(free: str, environ: dict[str, str]):
+    with open("/dev/full", "wb") as full:
+        command = [KERNEL, "shell", free, "--", "echo", "out"]
+        done = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stderr) == (1, b"kernel: error: No space left on device: our standard output\n")
+
+
+def test_options_of_the_command_stand_behind_two_dashes(run: Run, free: str):
+    done = run(free, "ls", "-la")
+    assert done.code == 2
+    assert done.err.startswith(
+        "kernel: error: there is no option '-l': what belongs to CMD stands after --: kernel shell "
+    )
+
+
+def test_a_line_for_a_shell_is_not_a_command(run: Run, free: str):
+    assert (
+        run(free, "--", "ls | wc").err
+        == "kernel: 'ls | wc': command not found (for a shell's line: -- sh -c 'ls | wc')\n"
+    )
+    assert run(free, "--", "").err == "kernel: '': command not found\n"
+
+
 def test_one_audit_line_for_each_command(serve: Serve, run: Run):
     server = serve(FREE, "--log-format", "json", "--log-level", "warning")
     run(server.endpoints[0], "--", "sh", "-c", "cat >&2; exit 3", stdin=b"12345")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from .conftest import KERNEL, PATIENCE_SECONDS, Serve
+from .conftest import KERNEL, PATIENCE_SECONDS, Run, Serve
 from .local import stat
 from .relay import Relay
 
@@ -94,6 +94,11 @@ def test_the_size_is_ours_and_follows_us(open_terminal: Open, endpoint: str):
     child.setwinsize(40, 120)
     child.sendline("")
     child.expect("40 120\r\nchanged")
+
+
+def test_input_that_is_no_terminal_ends_as_one_would(run: Run, endpoint: str):
+    assert b"hello\r\n" in run(endpoint, "-t", "--", "sh", "-c", "tty; cat; exit 3", stdin=b"hello\n").out
+    assert run(endpoint, "-t", "--", "sh", stdin=b"exit 3\n").code == 3
 
 
 def test_ctrl_c_and_ctrl_z_are_the_remote_programs(open_terminal: Open, endpoint: str):

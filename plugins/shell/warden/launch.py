@@ -154,4 +154,6 @@ def _exec(spec: Specification) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if not spec["argv"][0]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     os.execvpe(spec["argv"][0], spec["argv"], spec["env"])

@@ -230,6 +230,8 @@ def _session_maker(
         limits=limits,
         service=service,
         layout=recv if recv == send and isinstance(recv, Length) else None,
+        # A server's answer that cannot be sent ends the connection: what its peers make it say is no misuse of ours.
+        check=getattr(send, "check", None) if client else None,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 from kernel.framing.engine import engine
 from kernel.framing.interface import Buffer, Decoder, Engine, Run
 from kernel.framing.layout import Knl, Length
-from kernel.framing.plain import LineDecoder, RawDecoder, encode_lines
+from kernel.framing.plain import LineDecoder, RawDecoder, check_line, encode_lines
 
 JOIN_BYTES_MAX = 16384
 """Longer messages are not copied into a common buffer: they go by themselves, after their header."""
@@ -49,7 +49,8 @@ class MessageFraming(Framing, Protocol):
 
     def encoder(self) -> Encoder:
         """What one connection encodes with: it makes the buffers to write for some messages, small ones joined, large
-        ones by reference, and raises EncodeError for a message that the framing cannot carry."""
+        ones by reference, and raises EncodeError for a message that the framing cannot carry. A framing that looks at
+        what is in a message may also have `check(message)`, which raises that: then a client's `send` does."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,6 +132,10 @@ class LineFraming:
     def encoder(self) -> Encoder:
         delimiter = self.delimiter.encode()
         return lambda messages: [encode_lines(messages, delimiter)]
+
+    def check(self, message: Buffer) -> None:
+        """Raises EncodeError for a message that is no line."""
+        check_line(message, self.delimiter.encode())
 
 
 def gathering(join: Callable[[Sequence[Buffer]], bytes], by_reference: Callable[[Buffer], list[Buffer]]) -> Encoder:

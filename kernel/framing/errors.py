@@ -131,7 +131,10 @@ def missing_prefix(message_bytes: int, offset: int) -> EncodeError:
 
 
 def unsendable_line(delimiter: bytes) -> EncodeError:
-    return EncodeError("bad_delimiter", f"a message holds what ends a line, {delimiter!r}")
+    return EncodeError(
+        "bad_delimiter",
+        f"a message holds what ends a line, {delimiter!r}: send its lines one by one, or take framing=length or knl",
+    )
 
 
 def out_of_range(name: str, value: int, high: int) -> ValueError:

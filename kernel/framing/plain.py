@@ -101,6 +101,12 @@ class LineDecoder:
         self._tail.clear()
 
 
+def check_line(message: Buffer, delimiter: bytes = b"\n") -> None:
+    """Raises EncodeError for a message that is no line: with its end behind it, it would end earlier."""
+    if (bytes(message) + delimiter).find(delimiter) != len(message):
+        raise errors.unsendable_line(delimiter)
+
+
 def encode_lines(messages: Sequence[Buffer], delimiter: bytes = b"\n") -> bytes:
     """All messages as lines, in one buffer. Raises EncodeError where that would move a line's end: a message
     contains the delimiter, or ends with the start of it."""

@@ -46,11 +46,14 @@ class PlainSession(Session):
         encode: makes the buffers to write from queued messages.
         service: at the server, the service that the listener is bound to.
         layout: the length layout, where it is the same both ways.
+        check: raises EncodeError for a message that the framing cannot carry, when it is sent; None: nobody looks
+            before it is encoded.
     """
 
     __slots__ = (
-        "_client", "_early", "_ended", "_finishing", "_measure", "_moved", "_opened", "_piece_rest_bytes", "_pieces",
-        "_quiet_seconds_max", "_quiet_since", "_releasing", "_sends", "_stream", "decoder", "encode", "layout",
+        "_check", "_client", "_early", "_ended", "_finishing", "_measure", "_moved", "_opened", "_piece_rest_bytes",
+        "_pieces", "_quiet_seconds_max", "_quiet_since", "_releasing", "_sends", "_stream", "decoder", "encode",
+        "layout",
     )  # fmt: skip
 
     def __init__(
@@ -62,12 +65,14 @@ class PlainSession(Session):
         limits: Limits,
         service: str = "",
         layout: Length | None = None,
+        check: Callable[[Buffer], None] | None = None,
     ) -> None:
         super().__init__(limits, None if decoder is None else decoder.wanted)
         self._client = client
         self.decoder = decoder
         self.encode = encode
         self.layout = layout
+        self._check = check
         self._measure = engine().measure
         self._stream = Stream(0, service)
         self._opened = not client
@@ -232,6 +237,8 @@ class PlainSession(Session):
         if not self._sends:
             self._check_sendable()
             return
+        if self._check is not None:
+            self._check_content(message)
         stream.queue().append(message)
         stream.outgoing_bytes += _MESSAGE_COST_BYTES + len(message)
 
@@ -239,6 +246,9 @@ class PlainSession(Session):
         if not self._sends:
             self._check_sendable()
             return
+        if self._check is not None:
+            for message in messages:
+                self._check_content(message)
         stream.queue().extend(messages)
         stream.outgoing_bytes += self._measure(messages)[0] + _MESSAGE_COST_BYTES * len(messages)
 
@@ -259,6 +269,13 @@ class PlainSession(Session):
         if last:
             self.send(stream, b"".join(self._pieces))
             self._pieces.clear()
+
+    def _check_content(self, message: Buffer) -> None:
+        assert self._check is not None
+        try:
+            self._check(message)
+        except EncodeError as error:
+            raise UsageError(str(error)) from None
 
     def _check_sendable(self) -> None:
         """Why no message can be sent now. On a stream that is over, and nobody has seen that yet, it goes nowhere."""

@@ -67,6 +67,17 @@ def test_a_line_that_is_no_line_is_refused(kernel: Run, echoes: dict[str, str], 
     assert "longer than 16,777,216 bytes: --whole sends it in parts" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "stdin"), [(("two\nlines",), b""), (("--whole",), b"two\nlines"), (("a", "b\n"), b"")]
+)
+def test_a_message_with_a_newline_is_no_line(
+    kernel: Run, echoes: dict[str, str], arguments: tuple[str, ...], stdin: bytes
+) -> None:
+    code, out, err = kernel("echo", echoes["line"], *arguments, stdin=stdin)
+    remedy = "send its lines one by one, or take framing=length or knl"
+    assert (code, out, err) == (2, "", f"kernel: error: a message holds what ends a line, b'\\n': {remedy}\n")
+
+
 def test_a_dash_asks_for_standard_input(kernel: Run, echoes: dict[str, str]) -> None:
     assert kernel("echo", echoes["knl"], "-q", "-", stdin=b"a\nb\n")[:2] == (0, "a\nb\n")
 

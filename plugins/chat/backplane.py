@@ -94,6 +94,8 @@ def taken_by(holder: Person, nick: str) -> Taken:
     """Why nobody else can have the nickname now."""
     if holder.away:
         return Taken(f"the connection of '{holder.nick}' is lost, and he may come back: try again in a moment")
+    if holder.nick == nick:
+        return Taken(f"'{nick}' is here already: take another nickname")
     return Taken(f"'{holder.nick}' is here, and '{nick}' looks the same: take another nickname")
 
 

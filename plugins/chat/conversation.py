@@ -5,7 +5,7 @@ Where it is shown is the view's business: a pipe (`pipe`) or a terminal (`termin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from kernel import KernelError
@@ -15,16 +15,21 @@ from .protocol import Room, Said, TopicSet
 from .render import person_line, room_line
 from .text import clean_line
 
-HELP = """\
-text            say it to the room                 //text          say a text that begins with a slash
-/me TEXT        say what you do                    /msg NICK TEXT  say it to one person
-/join ROOM      go there, or make it               /leave [ROOM]   leave it
-/rooms          which rooms there are              /who [ROOM]     who is here
-/topic [TEXT]   see it, or set it                  /nick NAME      be called so
-/history [N]    the last N messages                /search WORDS   messages that hold all of them
-                                                   /search         older ones
-/quit [REASON]  leave                              /help           this
-A room whose name begins with ~ keeps no history."""
+HELP = (
+    ("text", "say it to the room"),
+    ("//text", "say a text that begins with a slash"),
+    ("/me TEXT", "say what you do"),
+    ("/msg NICK TEXT", "say it to one person"),
+    ("/join ROOM", "go there, or make it; ~ROOM keeps no history"),
+    ("/leave [ROOM]", "leave it"),
+    ("/rooms", "which rooms there are"),
+    ("/who [ROOM]", "who is here"),
+    ("/topic [TEXT]", "see it, or set it"),
+    ("/nick NAME", "be called so"),
+    ("/history [N]", "the last N messages"),
+    ("/search [WORDS]", "messages that hold all of them, then older ones"),
+    ("/quit [REASON]", "leave"),
+)
 
 _HISTORY_DEFAULT = 20
 _SEARCHES_MAX = 10
@@ -42,6 +47,9 @@ class View(Protocol):
         """Old messages, as asked for."""
 
     def info(self, lines: list[str]) -> None: ...
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        """What can be typed, and what it does."""
 
     def error(self, text: str) -> None: ...
 
@@ -191,7 +199,7 @@ class Conversation:
             self.view.info([nothing])
 
     async def _help(self, _rest: str) -> None:
-        self.view.info(HELP.splitlines())
+        self.view.help(HELP)
 
     async def _quit(self, rest: str) -> None:
         self.over, self.reason = True, rest

@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import click
 import msgspec
@@ -22,10 +22,11 @@ from kernel import KernelError
 from .client import ChatClient, ClientEvent, Connected, Disconnected
 from .conversation import Conversation
 from .protocol import Event, Failed, Notice, Room, Said, Told, TopicSet, encode
-from .render import plain, render
+from .render import help_lines, plain, render
 
 _READ_BYTES = 64 * 1024
 _LINE_BYTES_MAX = 64 * 1024
+_COLUMNS = 80
 _ASIDE = (Connected, Disconnected, Failed, Notice)
 
 
@@ -54,6 +55,9 @@ class TextView:
             for line in lines:
                 click.echo(line, err=True)
 
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        self.info(help_lines(commands, _COLUMNS))
+
     def error(self, text: str) -> None:
         click.echo(f"kernel: error: {text}", err=True)
 
@@ -80,6 +84,9 @@ class JsonView:
     def info(self, lines: list[str]) -> None:
         for line in lines:
             self.event(Notice(text=line))
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        self.info([f"{usage}: {meaning}" for usage, meaning in commands])
 
     def error(self, text: str) -> None:
         self.event(Failed(code="usage", reason=text))

@@ -6,18 +6,21 @@ message of several lines is indented, so that none of its lines looks like anoth
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
+from collections.abc import Sequence
 
 from . import protocol
 from .client import ClientEvent, Connected, Disconnected
 from .protocol import Failed, Left, Notice, Presence, Renamed, Said, Told, TopicSet
-from .text import clean, clean_line
+from .text import clean, clean_line, width
 
 Parts = list[tuple[str, str]]
 """A line in parts: a style's name and the text. Styles: time, nick:NUMBER, text, own, action, private, info, error."""
 
 COLOURS = 12
+_GOES_ON = "    "
 
 
 def colour_of(nick: str) -> int:
@@ -59,6 +62,31 @@ def render(event: ClientEvent, *, room: str = "", own_nick: str = "") -> list[Pa
 def plain(lines: list[Parts]) -> str:
     """The lines without their styles, each ended by a newline."""
     return "".join("".join(text for _, text in parts) + "\n" for parts in lines)
+
+
+def wrapped(parts: Parts, columns: int) -> list[Parts]:
+    """A line as lines that fit, broken between words where there are some; what goes on is indented."""
+    lines: list[Parts] = [[]]
+    used = 0
+    for style, text in parts:
+        for word in re.findall(r"\s+|\S+", text):
+            size = width(word)
+            if used + size > columns and used > len(_GOES_ON):
+                if word.isspace():
+                    continue
+                lines.append([("text", _GOES_ON)])
+                used = len(_GOES_ON)
+            lines[-1].append((style, word))
+            used += size
+    return lines
+
+
+def help_lines(commands: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """What can be typed: in two columns, where there is room for them."""
+    first = max(len(usage) for usage, _ in commands)
+    if columns >= first + max(len(meaning) for _, meaning in commands) + 2:
+        return [f"{usage:{first}}  {meaning}" for usage, meaning in commands]
+    return [line for usage, meaning in commands for line in (usage, "    " + meaning)]
 
 
 def _said(event: Said, where: str, own_nick: str) -> list[Parts]:

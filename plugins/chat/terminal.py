@@ -7,9 +7,9 @@ touches the keyboard is unread too: a mark stands before it, and the toolbar cou
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app_or_none
@@ -23,10 +23,12 @@ from prompt_toolkit.styles import Style
 from .client import ChatClient, ClientEvent, Connected, Disconnected
 from .conversation import COMMANDS, Conversation
 from .protocol import Room, Said, Told, TopicSet
-from .render import Parts, render
+from .render import Parts, help_lines, render, wrapped
 from .text import clean_line
 
 _AWAY_SECONDS = 20.0
+# Who leaves may have typed lines before that are not said yet.
+_LAST_WORDS_SECONDS = 5.0
 
 # Readable on a dark and on a light background.
 _NICK_COLOURS = (
@@ -56,10 +58,11 @@ class TerminalView:
     def __init__(self, client: ChatClient) -> None:
         self.conversation: Conversation | None = None
         self.unread: dict[str, int] = {}
+        self.typed: asyncio.Queue[str] = asyncio.Queue()
         self._client = client
         self._touched_at = time.monotonic()
         self._marked = False
-        self._offline = ""
+        self.offline = ""
 
     @property
     def current(self) -> str:
@@ -67,12 +70,12 @@ class TerminalView:
 
     def event(self, event: ClientEvent) -> None:
         if isinstance(event, Disconnected):
-            first, self._offline = not self._offline, clean_line(event.reason)
+            first, self.offline = not self.offline, clean_line(event.reason)
             if not first:
                 self._redraw()
                 return
         elif isinstance(event, Connected):
-            self._offline = ""
+            self.offline = ""
         if isinstance(event, Said) and event.room != self.current:
             self.unread[event.room] = self.unread.get(event.room, 0) + 1
             self._redraw()
@@ -94,10 +97,19 @@ class TerminalView:
             self._print(render(message, room=room, own_nick=self._client.nick))
 
     def info(self, lines: list[str]) -> None:
-        self._print([[("info", "-- " + clean_line(line) if "  " not in line else line)] for line in lines])
+        self._print([[("info", "-- " + clean_line(line))] for line in lines])
+
+    def help(self, commands: Sequence[tuple[str, str]]) -> None:
+        self._print([[("info", line)] for line in help_lines(commands, _columns())])
 
     def error(self, text: str) -> None:
         self._print([[("error", clean_line(f"-- {text}"))]])
+
+    def type(self, line: str) -> None:
+        """A line is to be carried out."""
+        if self.offline and line.strip():
+            self.info([f"waits for the connection: {line}"])
+        self.typed.put_nowait(line)
 
     def touched(self) -> None:
         """A key was pressed: what is on the screen is read."""
@@ -107,8 +119,8 @@ class TerminalView:
 
     def toolbar(self) -> StyleAndTextTuples:
         """What the line below says."""
-        if self._offline:
-            return [("class:bottom-toolbar.unread", f" connection lost ({self._offline}), trying again ")]
+        if self.offline:
+            return [("class:bottom-toolbar.unread", f" connection lost ({self.offline}), trying again ")]
         here = len(self._client.people.get(self.current, ()))
         parts: StyleAndTextTuples = [("", f" {self._client.nick} in #{self.current} ({here}) ")]
         for room, count in self.unread.items():
@@ -125,13 +137,19 @@ class TerminalView:
         self.unread[self.current] = self.unread.get(self.current, 0) + 1
 
     def _print(self, lines: list[Parts]) -> None:
-        for parts in lines:
+        columns = _columns()
+        for parts in (fitting for line in lines for fitting in wrapped(line, columns)):
             styled = [(f"class:{style.replace(':', '')}", text) for style, text in parts]
             print_formatted_text(FormattedText(styled), style=_STYLE)
 
     def _redraw(self) -> None:
         if (app := get_app_or_none()) is not None:
             app.invalidate()
+
+
+def _columns() -> int:
+    """How wide the terminal is now."""
+    return shutil.get_terminal_size().columns
 
 
 class _Names(Completer):
@@ -175,19 +193,25 @@ async def converse_in_terminal(client: ChatClient, room: str, *, last: int) -> N
         complete_while_typing=False,
         style=_STYLE,
         refresh_interval=1.0,
+        erase_when_done=True,  # what was said comes back from the server, like everybody's
     )
     async with client:
         with patch_stdout():
             watching = asyncio.ensure_future(_watch(client, conversation))
+            entering = asyncio.ensure_future(_enter_all(conversation, view.typed))
             typing = asyncio.ensure_future(_type(session, conversation, view, room))
             try:
-                await asyncio.wait([watching, typing], return_when=asyncio.FIRST_COMPLETED)
-                (typing if typing.done() else watching).result()
+                await asyncio.wait([watching, entering, typing], return_when=asyncio.FIRST_COMPLETED)
+                next(task for task in (typing, entering, watching) if task.done()).result()
             finally:
+                if not view.offline:
+                    await asyncio.wait([asyncio.ensure_future(view.typed.join())], timeout=_LAST_WORDS_SECONDS)
                 await client.close(conversation.reason)
-                for task in (watching, typing):
+                for task in (watching, entering, typing):
                     task.cancel()
-                await asyncio.gather(watching, typing, return_exceptions=True)
+                await asyncio.gather(watching, entering, typing, return_exceptions=True)
+                while not view.typed.empty():
+                    view.error(f"not delivered: {view.typed.get_nowait()}")
 
 
 async def _watch(client: ChatClient, conversation: Conversation) -> None:
@@ -214,5 +238,14 @@ async def _type(session: PromptSession[str], conversation: Conversation, view: T
         except EOFError:
             return
         view.touched()
-        with contextlib.suppress(asyncio.CancelledError):
+        if line.split(" ")[0].lower() == "/quit":
             await conversation.enter(line)
+            return
+        view.type(line)
+
+
+async def _enter_all(conversation: Conversation, typed: asyncio.Queue[str]) -> None:
+    """Carry out what is typed, in order, while the next line is typed."""
+    while True:
+        await conversation.enter(await typed.get())
+        typed.task_done()

@@ -10,7 +10,7 @@ import pytest
 from kernel.plugins.chat import terminal
 from kernel.plugins.chat.client import ChatClient, Disconnected
 from kernel.plugins.chat.protocol import Left, Notice, Presence, RoomInfo, Said, Told, TopicSet
-from kernel.plugins.chat.render import colour_of, plain, render, room_line
+from kernel.plugins.chat.render import colour_of, help_lines, plain, render, room_line, wrapped
 
 TODAY = time.mktime((*time.localtime()[:3], 12, 34, 56, 0, 0, -1))
 
@@ -88,3 +88,24 @@ def test_what_comes_while_nobody_is_there_is_marked_and_counted(monkeypatch: pyt
     assert " 2 unread " in "".join(part[1] for part in view.toolbar())
     view.touched()
     assert "unread" not in "".join(part[1] for part in view.toolbar())
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("one two three four", ["one two ", "    three ", "    four"]),
+        ("一二三四 五六", ["一二三四 ", "    五六"]),
+        ("x" * 25, ["x" * 25]),
+        ("a " + "x" * 25, ["a " + "x" * 25]),
+        ("", [""]),
+    ],
+)
+def test_lines_break_between_words(text: str, lines: list[str]) -> None:
+    assert plain(wrapped([("nick1", text[:3]), ("text", text[3:])], 10)).splitlines() == lines
+
+
+def test_help_is_as_wide_as_the_terminal() -> None:
+    commands = [("/a X", "does this"), ("/longer", "does that")]
+    assert help_lines(commands, 80) == ["/a X     does this", "/longer  does that"]
+    assert help_lines(commands, 17) == ["/a X", "    does this", "/longer", "    does that"]

@@ -100,6 +100,7 @@ def test_two_people_talk_and_the_line_that_is_typed_on_stays(terminal: Start) ->
     ada.shows("<bob> hello ada", "#lobby> half a sent")
     ada.type("ence\r")
     bob.shows("<ada> half a sentence")
+    assert ada.shows("<ada> half a sentence").count("half a sentence") == 1
     ada.type("/me waves\r")
     bob.shows("* ada waves")
     ada.type("/quit good night\r")
@@ -135,7 +136,7 @@ def test_mistakes_are_explained_and_nothing_ends(terminal: Start) -> None:
     ada.type("\x03")
     ada.shows("Ctrl-D or /quit leaves")
     ada.type("/help\r")
-    ada.shows("/search WORDS", "keeps no history")
+    ada.shows("/search [WORDS]  messages", "~ROOM keeps no history")
 
 
 def test_other_rooms_count_what_is_unread(terminal: Start) -> None:
@@ -162,14 +163,26 @@ def test_a_server_that_dies_and_comes_back_is_found_again(tmp_path: Path) -> Non
         first.end()
         ada.shows("connection lost", "trying again")
         ada.type("meanwhile\r")
+        ada.shows("waits for the connection: meanwhile", "#lobby>")
+        ada.type("and more\r")
+        ada.shows("waits for the connection: and more")
         second = ServerProcess(KERNEL, [*plugin, "--listen", first.endpoints[0]], ENVIRON, tmp_path, guard_seconds=600)
-        ada.shows("connected again", "<ada> meanwhile")
+        ada.shows("connected again", "<ada> meanwhile\n", "<ada> and more")
+        assert ada.text.index("<ada> meanwhile") < ada.text.index("<ada> and more")
         assert ada.text.count("<ada> before") == 1
     finally:
         ada.child.close(force=True)
         first.end()
         if second is not None:
             second.end()
+
+
+def test_what_was_typed_before_quit_is_said(terminal: Start) -> None:
+    ada, bob = terminal("--nick", "ada"), terminal("--nick", "bob")
+    ada.shows("ada in #lobby (2)")
+    ada.type("one\rtwo\rthree\r/quit\r")
+    assert ada.ended() == 0
+    bob.shows("<ada> one", "<ada> two", "<ada> three", "ada left")
 
 
 def test_nothing_that_others_say_steers_the_terminal(terminal: Start) -> None:
@@ -186,7 +199,9 @@ def test_a_narrow_terminal_is_enough(terminal: Start) -> None:
     ada = terminal("--nick", "ada", columns=20, lines=8)
     ada.shows("#lobby>")
     ada.type("a line that is longer than this\r")
-    ada.shows("<ada>")
+    ada.shows("<ada> a", "    line that is", "    longer than this")
+    ada.type("/help\r")
+    ada.shows("/quit [REASON]\n    leave\n#lobby>")
     ada.type("/quit\r")
     assert ada.ended() == 0
 

@@ -18,14 +18,15 @@ import contextlib
 import random
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, cast
 
 from kernel import Channel, ChannelClosed, Code, DialError, KernelError, Keyring, UsageError, connect
 
 from . import protocol
+from .catchup import CatchUp
 from .lines import CLIENT_ASKS_SECONDS, CLIENT_GIVES_UP_SECONDS, Line, line_over
 from .protocol import (
     BadMessage,
@@ -106,15 +107,6 @@ class _Pending:
     since: float
 
 
-@dataclass(slots=True)
-class _Joined:
-    """A room that we are in, and how far we have seen it. While pages are missing, what is newer waits in `held`."""
-
-    last_id: int = 0
-    catching_up: bool = False
-    held: list[Said | TopicSet] = field(default_factory=list)
-
-
 class ChatClient:
     """See the top of this file.
 
@@ -156,7 +148,7 @@ class ChatClient:
         self._line: Line | None = None
         self._n = 0
         self._pending: OrderedDict[int, _Pending] = OrderedDict()
-        self._rooms: dict[str, _Joined] = {}
+        self._rooms: dict[str, CatchUp] = {}
         self._told_id = 0
         self._events: deque[ClientEvent] = deque()
         self._more = asyncio.Event()
@@ -222,7 +214,7 @@ class ChatClient:
             since: the last message that was seen here; what was said since comes as events too.
         """
         if since is not None:
-            self._rooms[room] = _Joined(since, catching_up=True)
+            self._rooms[room] = CatchUp(since, missing=True)
         return cast(Room, await self._request(Join(room=room, last=last, since=since)))
 
     async def leave(self, room: str) -> None:
@@ -332,7 +324,7 @@ class ChatClient:
         self.welcome, self.nick = welcome, welcome.nick
         self._emit(Connected(nick=welcome.nick, again=again))
         for room, joined in self._rooms.items():
-            joined.catching_up, joined.held = True, []
+            joined.begin()
             self._n += 1
             line.send([encode(Join(n=self._n, room=room, since=joined.last_id))])
         line.send([encode(pending.request) for pending in self._pending.values()])
@@ -457,14 +449,8 @@ class ChatClient:
             pending.answer.set_result(event)
 
     def _on_said(self, event: Said | TopicSet) -> None:
-        joined = self._rooms.get(event.room)
-        if joined is None or event.id <= joined.last_id:
-            return
-        if joined.catching_up:
-            joined.held.append(event)
-            return
-        joined.last_id = event.id
-        self._emit(event)
+        if (joined := self._rooms.get(event.room)) is not None:
+            self._emit_all(joined.said(event))
 
     def _on_told(self, event: Told) -> None:
         if event.id > self._told_id:
@@ -478,7 +464,7 @@ class ChatClient:
         if joined is not None:  # again, after a lost connection
             self._on_missed(event.room, event.messages, more=event.more)
         else:
-            self._rooms[event.room] = _Joined(event.last_id)
+            self._rooms[event.room] = CatchUp(event.last_id)
         self._answered(event)
 
     def _on_people(self, room: str, nicks: list[str], *, more: bool) -> None:
@@ -492,26 +478,17 @@ class ChatClient:
 
     def _is_catch_up(self, event: Page) -> bool:
         joined = self._rooms.get(event.room)
-        return joined is not None and joined.catching_up and event.n not in self._pending
+        return joined is not None and joined.missing and event.n not in self._pending
 
     def _on_missed(self, room: str, messages: list[Said | TopicSet], *, more: bool) -> None:
         """A page of what we missed."""
         joined = self._rooms[room]
-        for event in messages:
-            if event.id > joined.last_id:
-                joined.last_id = event.id
-                self._emit(event)
-        if more and messages and self._line is not None:
-            joined.catching_up = True
+        self._emit_all(joined.page(messages, more=more))
+        if joined.missing and self._line is not None:
             self._n += 1
             self._line.send(
                 [encode(History(n=self._n, room=room, after=joined.last_id, count=protocol.PAGE_MESSAGES_MAX))]
             )
-            return
-        joined.catching_up = False
-        held, joined.held = joined.held, []
-        for event in held:
-            self._on_said(event)
 
     def _on_renamed(self, event: Renamed) -> None:
         if event.old == self.nick:
@@ -521,6 +498,10 @@ class ChatClient:
                 del people[event.old]
                 people[event.new] = None
         self._emit(event)
+
+    def _emit_all(self, events: Sequence[ClientEvent]) -> None:
+        for event in events:
+            self._emit(event)
 
     def _emit(self, event: ClientEvent) -> None:
         self._events.append(event)

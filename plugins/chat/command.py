@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,8 @@ def chat(
     from .client import ChatClient
 
     client = ChatClient(endpoint, nick=nick, keys=keys, service=service)
-    if as_json or plain or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if as_json or plain or not in_terminal:
         from .pipe import JsonView, TextView, converse
 
         view = JsonView() if as_json else TextView(quiet=quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from kernel import options
 from kernel.config import Loop as Loop
 from kernel.credentials import find_keys
 from kernel.errors import OptionError, UsageError
+from kernel.loop import DirectLoop
 
 T = TypeVar("T")
 
@@ -76,18 +78,19 @@ def run(main: Coroutine[Any, Any, T], loop: Loop = "asyncio") -> T:
 
 
 def loop_factory(loop: Loop) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the loop; None: asyncio's own way.
+    """What makes the loop; None: asyncio's own way, where its loop has no shorter one (kernel/loop.py).
 
     Raises:
         UsageError: uvloop is wanted and not installed.
     """
+    of_asyncio = DirectLoop if hasattr(select, "epoll") else None
     if loop == "asyncio":
-        return None
+        return of_asyncio
     try:
         import uvloop
     except ImportError:
         if loop == "uvloop":
             raise UsageError("uvloop is not installed: pip install 'transport-kernel[uvloop]'") from None
-        return None
+        return of_asyncio
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory

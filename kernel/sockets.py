@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from kernel.api import ANONYMOUS, Acceptor, Buffer, Connection, Listener, Principal, Receiver
 from kernel.endpoint import Endpoint
 from kernel.hangups import hangups
+from kernel.loop import watch
 from kernel.slices import FileSlice
 from kernel.throttle import Throttle
 
@@ -117,7 +118,7 @@ class SocketConnection(Connection):
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._loop.add_reader(self._fd, self._reader)
+        watch(self._loop, self._fd, self._reader)
         if self._hangups is not None:
             self._hangups.add(self._fd, self._on_hangup)
 
@@ -131,7 +132,7 @@ class SocketConnection(Connection):
         """From now on somebody else reads from the socket, and calls `read` or `read_ended` where that is our part."""
         self._reader = reader
         if not self._paused and not self._eof and not self._closing:
-            self._loop.add_reader(self._fd, reader)
+            watch(self._loop, self._fd, reader)
 
     def read(self) -> None:
         """Read what is there, and hand it to the receiver."""
@@ -199,7 +200,7 @@ class SocketConnection(Connection):
     def resume_reading(self) -> None:
         if self._paused and not self._closing and not self._abandoned:
             self._paused = False
-            self._loop.add_reader(self._fd, self._reader)
+            watch(self._loop, self._fd, self._reader)
 
     # --- writing -------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from kernel.limits import Limits
 
 from . import sums
 from .compression import packer, require, unpacker
-from .errors import FileError, from_peer, in_words
+from .errors import FileError, from_peer, in_words, named, sent_again
 from .memory import keep_freed_memory
 from .messages import (
     VERSION,
@@ -316,10 +316,11 @@ class FileClient:
         wire.send(Start(first))
         pack = packer() if self._packed and self.welcome.packed else None
         sender = Sender(wire, source, first=first, summed=self._summed, pack=pack, moved=moved, limiter=self._limiter)
-        stored = await self._until_stored(wire, sender, range(first, sums.block_count(source.size)))
+        stored, again = await self._until_stored(wire, sender, range(first, sums.block_count(source.size)))
         ours = sums.digest(prefix + sender.sums, source.size) if self._summed else b""
         if self._summed and stored.digest != ours:
             raise FileError("digest", f"{shown(path)}: what the server has stored is not what was sent: repeat")
+        note = "; ".join(filter(None, (note, sent_again(again))))
         return Report(stored.path, source.size, max(0, source.size - first * sums.BLOCK_BYTES), ours, note)
 
     async def _prefix(self, source: Source, ready: Ready, moved: Moved) -> tuple[bytes, str]:
@@ -340,8 +341,13 @@ class FileClient:
         moved(-held_bytes)
         return b"", "the file is another one than that of which a part had come: starting over"
 
-    async def _until_stored(self, wire: Wire, sender: Sender, blocks: range) -> Stored:
-        """Send, and send again what came damaged, until the server has it. It may say at any time that it cannot."""
+    async def _until_stored(self, wire: Wire, sender: Sender, blocks: range) -> tuple[Stored, list[int]]:
+        """Send, and send again what came damaged, until the server has it. It may say at any time that it cannot.
+
+        Returns:
+            Its answer, and what was sent again.
+        """
+        again: list[int] = []
         answer = asyncio.ensure_future(wire.expect(Stored, Again))
         sending = asyncio.ensure_future(sender.send_all())
         try:
@@ -351,13 +357,14 @@ class FileClient:
                     sending.cancel()
                     await asyncio.wait({sending})
                     self._abandon(wire, "io", "the server has refused it")
-                    return self._stored(answer.result())
+                    answer.result()
                 await self._sent(wire, sending, answer)
                 message = await answer
                 if isinstance(message, Stored):
-                    return message
+                    return message, again
                 if not all(index in blocks for index in message.blocks):
                     raise _senseless("that blocks came damaged which were not sent")
+                again += message.blocks
                 answer = asyncio.ensure_future(wire.expect(Stored, Again))
                 sending = asyncio.ensure_future(sender.send(message.blocks))
             raise _senseless("that blocks came damaged, again and again")
@@ -387,10 +394,6 @@ class FileClient:
     def _abandon(self, wire: Wire, kind: str, text: str) -> None:
         if wire.channel.code is None:
             wire.send(Abandon(kind, text))
-
-    def _stored(self, message: Stored | Again) -> Stored:
-        assert isinstance(message, Stored)
-        return message
 
     async def put_stream(
         self, fd: int, path: bytes, *, policy: Policy = "refuse", mode: int = 0o644, moved: Moved = ignore
@@ -441,8 +444,8 @@ class FileClient:
         held: int = 0,
         version: bytes = b"",
         moved: Moved = ignore,
-    ) -> tuple[SourceMessage, End]:
-        """Fetch a file's blocks.
+    ) -> tuple[SourceMessage, End, str]:
+        """Fetch a file's blocks; the last thing returned is a note of those that had to be sent again.
 
         Args:
             begin: gets what is known of the file, and makes what its blocks are written to; runs in the thread.
@@ -470,15 +473,18 @@ class FileClient:
             )
             if end.size != head.size:
                 raise _senseless(f"that {end.size} bytes were sent of a file of {head.size}")
+            again: list[int] = []
             for _ in range(ROUNDS_MAX):
                 if not (damaged := target.take_damaged()):
                     break
+                again += damaged
                 wire.send(Get(path, head.first, head.version, damaged))
                 if (await wire.expect(SourceMessage)).size != head.size:
                     raise _senseless("another size of the same file")
                 await receive_blocks(wire, target, self._worker, first=head.first, unpack=unpack, in_order=False)
-            if target.take_damaged():
-                raise FileError("digest", f"{shown(path)}: blocks came damaged again and again: look at the network")
+            if damaged := target.take_damaged():
+                text = f"{shown(path)}: {named(damaged)} came damaged again and again: look at the network"
+                raise FileError("digest", text)
         except (ChannelClosed, FileError) as error:
             if not (isinstance(error, FileError) and error.kind in ("changed", "missing", "denied")):
                 self._give_up()
@@ -489,7 +495,7 @@ class FileClient:
         except BaseException:
             self._give_up()
             raise
-        return head, end
+        return head, end, sent_again(again)
 
 
 def _senseless(what: str) -> FileError:

@@ -154,12 +154,25 @@ class Download:
 
 
 class Output:
-    """Standard output as a `receiving.Target`: a block goes out when it is verified, or nothing more does."""
+    """Standard output as a `receiving.Target`: a block goes out when it is verified, or nothing more does.
 
-    def __init__(self, fd: int, size: int) -> None:
+    Attributes:
+        damaged: the block that came damaged; -1: none.
+    """
+
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.size = size
         self._sums = bytearray()
+        self.size = -1
+        self.version = b""
+        self.damaged = -1
+
+    def begin(self, head: Source) -> Output:
+        """Blocks come, from the first one that has not gone out."""
+        if self.version and (head.version != self.version or head.first != self.blocks):
+            raise FileError("changed", "it changed while it was sent: repeat")
+        self.size, self.version, self.damaged = head.size, head.version, -1
+        return self
 
     @property
     def blocks(self) -> int:
@@ -171,6 +184,7 @@ class Output:
 
     def write(self, index: int, parts: Sequence[bytes], sum_: bytes) -> None:
         if sum_ and sums.block_sum(parts) != sum_:
+            self.damaged = index
             raise FileError("digest", f"block {index} came damaged; what came before it is right: repeat")
         self._sums += sum_
         for part in parts:

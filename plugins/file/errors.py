@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 from kernel.errors import KernelError
 
@@ -26,6 +27,7 @@ KINDS = {
     "changed", "digest", "large", "io", "protocol", "stalled",
 }  # fmt: skip
 _TEXT_CHARACTERS_MAX = 1000
+_NAMED_MAX = 10
 
 _KINDS = {
     errno.ENOENT: ("missing", "there is no such file or directory"),
@@ -49,6 +51,18 @@ _KINDS = {
 def from_peer(kind: str, text: str) -> FileError:
     """What a peer says went wrong: in one line, and of a kind that we know."""
     return FileError(kind if kind in KINDS else "io", printable(text[:_TEXT_CHARACTERS_MAX]))
+
+
+def named(blocks: Sequence[int]) -> str:
+    """`block 3`, `blocks 3, 7`; of many the first ones."""
+    some = ", ".join(map(str, blocks[:_NAMED_MAX]))
+    more = f" and {len(blocks) - _NAMED_MAX} more" if len(blocks) > _NAMED_MAX else ""
+    return f"{'block' if len(blocks) == 1 else 'blocks'} {some}{more}"
+
+
+def sent_again(blocks: Sequence[int]) -> str:
+    """What is to be said of blocks that came right the second time; nothing of none."""
+    return f"{named(blocks)} came damaged and {'was' if len(blocks) == 1 else 'were'} sent again" if blocks else ""
 
 
 def in_words(path: bytes, error: OSError) -> FileError:

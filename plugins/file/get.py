@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 from .client import FileClient, Report
 from .download import Destination, Download, Output, split
-from .errors import FileError, in_words
+from .errors import FileError, in_words, sent_again
 from .messages import Directory, Failed, SmallFile
 from .names import shown
 from .progress import Progress
+from .receiving import ROUNDS_MAX
 from .sending import Moved, ignore
 from .small import SmallWriter
 from .sums import BLOCK_BYTES, small_digest
@@ -132,18 +133,19 @@ async def fetch(
     try:
         held, version = await files.do(download.left) if resume else (0, b"")
         begin = functools.partial(Download.begin, download, resume=resume)
-        head, end = await files.get(path, begin, held=held, version=version, moved=moved)
+        head, end, again = await files.get(path, begin, held=held, version=version, moved=moved)
         name = await files.do(download.commit, end)
-        note = ""
+        notes = [again]
         if held:
             bytes_there = head.first * BLOCK_BYTES
-            note = (
+            notes.append(
                 f"continued behind {bytes_there:,} bytes that were there"
                 if head.first
                 else "the file is another one than that of which a part had come: starting over"
             )
         moved_bytes = head.size - min(head.first * BLOCK_BYTES, head.size)
         final = b"/".join([*target.split(b"/")[:-1], name])
+        note = "; ".join(filter(None, notes))
         return Report(final, head.size, moved_bytes, download.digest if end.digest else b"", note)
     except FileError as error:
         keep = error.kind not in ("changed", "digest", "protocol")
@@ -153,13 +155,29 @@ async def fetch(
 
 
 async def fetch_to(files: FileClient, path: bytes, fd: int, *, moved: Moved = ignore) -> Report:
-    """Write one file's bytes to a descriptor, each block as soon as it is verified."""
-    outputs: list[Output] = []
+    """Write one file's bytes to a descriptor, each block as soon as it is verified.
 
-    def begin(head: object) -> Output:
-        outputs.append(Output(fd, head.size))  # type: ignore[attr-defined]
-        return outputs[0]
+    Nothing can be written behind a block that came damaged: what follows it is asked for once more, from it on.
+    """
+    output = Output(fd)
+    again: list[int] = []
+    counted = 0
 
-    head, end = await files.get(path, begin, moved=moved)
-    outputs[0].check(end)
-    return Report(path, head.size, head.size, outputs[0].digest)
+    def count(nbytes: int) -> None:
+        nonlocal counted
+        counted += nbytes
+        moved(nbytes)
+
+    while True:
+        try:
+            head, end, _ = await files.get(path, output.begin, held=output.blocks, version=output.version, moved=count)
+            break
+        except FileError as error:
+            if output.damaged < 0:
+                raise
+            if again.count(output.damaged) == ROUNDS_MAX:
+                raise FileError(error.kind, f"{shown(path)}: {error}") from None
+            again.append(output.damaged)
+            count(-counted)
+    output.check(end)
+    return Report(path, head.size, head.size, output.digest, sent_again(again))

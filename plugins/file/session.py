@@ -16,7 +16,7 @@ from kernel.channel import Channel
 from kernel.errors import ChannelClosed, Code
 
 from . import sums
-from .errors import FileError, in_words
+from .errors import FileError, in_words, named
 from .messages import (
     MESSAGE_BYTES_MAX,
     VERSION,
@@ -239,13 +239,11 @@ class Session:
         for _ in range(ROUNDS_MAX):
             if not (damaged := partial.take_damaged()):
                 break
-            self._log.warning("blocks came damaged", extra={"peer": wire.channel.peer.address, "blocks": len(damaged)})
+            self._log.warning("%s came damaged", named(damaged), extra={"peer": wire.channel.peer.address})
             wire.send(Again(damaged))
             end = await self._blocks(upload, first, ignore, in_order=False)
         if partial.damaged:
-            raise FileError(
-                "digest", f"{len(partial.damaged)} blocks came damaged again and again: look at the network"
-            )
+            raise FileError("digest", f"{named(partial.damaged)} came damaged again and again: look at the network")
         await self._do(functools.partial(partial.check, end.size, summed=self._summed))
         return await self._do(upload.commit), came
 

@@ -219,10 +219,16 @@ async def _move_large(files: FileClient, mover: Mover, item: Item, progress: Pro
         outcome.done(await mover.large(files, item))
         progress.files += 1
     except FileError as error:
-        outcome.failed(Skipped(item.source, error.kind, str(error)))
+        outcome.failed(Skipped(item.source, error.kind, _naming(item.source, str(error))))
     except ChannelClosed as error:
         outcome.failed(Skipped(item.source, "lost", f"{_name(item.source)}: {error}; repeat to continue"))
         raise
+
+
+def _naming(path: bytes, text: str) -> str:
+    """What went wrong, with the file's name: what is about a message does not know it."""
+    name = _name(path)
+    return text if name in text else f"{name}: {text}"
 
 
 def _name(path: bytes) -> str:

@@ -17,8 +17,10 @@ import pytest
 from file.conftest import KERNEL, Serving
 
 from kernel import ChannelClosed, DialError
-from kernel.plugins.file.client import FileClient
+from kernel.plugins.file.client import FileClient, Report
+from kernel.plugins.file.download import Destination
 from kernel.plugins.file.errors import FileError
+from kernel.plugins.file.get import fetch, fetch_to
 from kernel.plugins.file.sums import BLOCK_BYTES
 
 GUARD_SECONDS = 900
@@ -126,9 +128,14 @@ async def put_when_free(files: FileClient, local: Path):
 
 
 class Line:
-    """A TCP relay: cuts what goes to the server after some bytes, or turns one bit of it."""
+    """A TCP relay: cuts what goes to the server after some bytes, or turns one bit of it.
 
-    def __init__(self, endpoint: str) -> None:
+    Args:
+        back: it is what comes from the server that is hurt.
+    """
+
+    def __init__(self, endpoint: str, *, back: bool = False) -> None:
+        self._back = back
         host, _, port = endpoint.removeprefix("tcp://").partition(":")
         self._target = (host, int(port))
         self.cut_after = -1
@@ -146,8 +153,8 @@ class Line:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there_reader, there_writer = await asyncio.open_connection(*self._target)
-        back = asyncio.ensure_future(self._move(there_reader, writer, hurt=False))
-        await self._move(reader, there_writer, hurt=True)
+        back = asyncio.ensure_future(self._move(there_reader, writer, hurt=self._back))
+        await self._move(reader, there_writer, hurt=not self._back)
         back.cancel()
         await asyncio.gather(back, return_exceptions=True)
         for end in (writer, there_writer):
@@ -230,8 +237,45 @@ async def test_a_bit_that_turns_on_the_way_is_noticed_and_the_block_sent_again(
                 async with FileClient(line.endpoint) as files:
                     report = await put_when_free(files, local)
                 assert (root / "victim").read_bytes() == local.read_bytes()
-                again += report.moved == report.size
+                again += "sent again" in report.note
                 (root / "victim").unlink()
     assert line.flipped == 12
     assert again
     assert any("damaged" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("to", ["a file", "standard output"])
+async def test_a_bit_that_turns_on_the_way_here_is_noticed_and_the_block_sent_again(
+    to: str, serving: Serving, root: Path, tmp_path: Path
+):
+    """The block is named: it is the one in which the bit was turned."""
+    rng = random.Random(7)
+    content = rng.randbytes(6 * BLOCK_BYTES)
+    (root / "victim").write_bytes(content)
+    named = 0
+    async with asyncio.timeout(GUARD_SECONDS), serving("") as endpoint, Line(endpoint, back=True) as line:
+        for _ in range(5):
+            at = rng.randrange(BLOCK_BYTES, 6 * BLOCK_BYTES)
+            line.flip_at = [at]
+            destination = Destination(str(tmp_path / "here"), "replace")
+            with contextlib.suppress(ChannelClosed):  # a header was hit: the connection knows
+                async with FileClient(line.endpoint) as files:
+                    if to == "a file":
+                        report = await fetch(files, b"victim", b"victim", destination)
+                        got = (tmp_path / "here" / "victim").read_bytes()
+                    else:
+                        report, got = await piped(files, tmp_path / "piped")
+                assert got == content
+                assert report.size == len(content)
+                before = at // BLOCK_BYTES  # headers shift the bytes by some hundred
+                named += f"block {before} came damaged and was sent again" in report.note
+            destination.close()
+    assert line.flipped == 5
+    assert named
+
+
+async def piped(files: FileClient, path: Path) -> tuple[Report, bytes]:
+    with path.open("w+b") as file:
+        report = await fetch_to(files, b"victim", file.fileno())
+        file.seek(0)
+        return report, file.read()

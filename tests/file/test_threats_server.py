@@ -5,23 +5,19 @@ The server is a real one of ours whose service is played by hand; the client is 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import resource
 import subprocess
-import threading
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from file.conftest import KERNEL, Run
+from file.hosts import Hosting, Play, hosting as hosting
 
-from kernel import Channel, ChannelClosed, Needs, Server, Service
 from kernel.plugins.file import client as client_module, sync, transfer
 from kernel.plugins.file.messages import (
-    VERSION,
     Again,
     Block,
     Done,
@@ -31,7 +27,6 @@ from kernel.plugins.file.messages import (
     Failed,
     Get,
     GetSmall,
-    Hello,
     Hole,
     List,
     Message,
@@ -45,7 +40,6 @@ from kernel.plugins.file.messages import (
     Start,
     Stat,
     Stored,
-    Welcome,
 )
 from kernel.plugins.file.sums import BLOCK_BYTES, block_sum, digest, zeros_sum
 from kernel.plugins.file.wire import Wire
@@ -54,60 +48,6 @@ BLOCK = os.urandom(BLOCK_BYTES)
 SUM = block_sum([BLOCK])
 BIG = 3 * BLOCK_BYTES
 HUGE = 1 << 62
-Play = Callable[[Wire, Message], Awaitable[None]]
-
-
-class Hostile(Service):
-    """Greets as a file service does; then each request is answered by `play`."""
-
-    name = "file"
-    needs = Needs(reliable=True, ordered=True)
-    whole_messages = False
-    bulk = True
-    play: Play
-
-    async def serve(self, channel: Channel) -> None:
-        wire = Wire(channel)
-        try:
-            await wire.expect(Hello)
-            wire.send(Welcome(VERSION, writable=True, overwrite=True, packed=True))
-            while (request := await wire.receive()) is not None:
-                await type(self).play(wire, request)
-                await channel.drain()
-        except ChannelClosed:
-            pass
-
-
-Hosting = Callable[[Play], str]
-
-
-@pytest.fixture
-def hosting() -> Iterator[Hosting]:
-    """Start a hostile server in a thread of its own; its endpoint."""
-    ends: list[Callable[[], None]] = []
-
-    def host(play: Play) -> str:
-        ready = threading.Event()
-        found: list[str] = []
-        service = type("Played", (Hostile,), {"play": staticmethod(play)})
-
-        async def main() -> None:
-            loop, over = asyncio.get_running_loop(), asyncio.Event()
-            async with Server([service], ["tcp://127.0.0.1:0"]) as server:
-                found.append(str(server.endpoints[0]))
-                ends.append(lambda: loop.call_soon_threadsafe(over.set))
-                ready.set()
-                await over.wait()
-
-        thread = threading.Thread(target=asyncio.run, args=(main(),))
-        thread.start()
-        assert ready.wait(30)
-        ends.append(thread.join)
-        return found[0]
-
-    yield host
-    for end in ends:
-        end()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,9 @@ The same class runs in two ways. pytest collects a subclass as it collects any c
 synchronous `test_...` method, no plugin of pytest's is needed). `run_checks` runs it without pytest, for
 `kernel plugins check`. Either way a check gets an event loop of its own, an exception in any callback of that loop
 fails it, and what does not apply to a plugin raises `unittest.SkipTest`, which pytest knows.
+
+A check ends, whatever the plugin does: tasks that ignore their cancellation are named and left alone, a loop that is
+held is interrupted (`kernel.testing.watch`), and a plugin that ends the process only ends its check.
 """
 
 from __future__ import annotations
@@ -11,12 +14,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import shutil
 import tempfile
 import unittest
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
+
+from kernel.testing.watch import Interrupted, Watch, line_of
+
+# Tasks that could not be ended. Who let go of one would have Python try it once more, and complain about it anywhere.
+_abandoned: list[asyncio.Task[Any]] = []
 
 S = TypeVar("S", bound="Suite")
 
@@ -54,11 +63,15 @@ class Suite:
         patience_seconds: how long a check waits for one thing that must happen.
         quiet_seconds: how long a check looks whether something happens that must not.
         check_seconds_max: how long a whole check may take.
+        held_seconds_max: how long the plugin may keep the event loop to itself.
+        stuck_seconds_max: how long the loop may be held by anybody, before the check is interrupted.
     """
 
     patience_seconds: ClassVar[float] = 5.0
     quiet_seconds: ClassVar[float] = 0.1
     check_seconds_max: ClassVar[float] = 60.0
+    held_seconds_max: ClassVar[float] = 1.0
+    stuck_seconds_max: ClassVar[float] = 10.0
     _resources: contextlib.ExitStack
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
@@ -77,25 +90,98 @@ class Suite:
         self._resources.callback(shutil.rmtree, directory, ignore_errors=True)
         return directory
 
+    def sources(self) -> Sequence[str]:
+        """What the paths of the plugin's files begin with (`watch.sources_of`); none: it may hold the loop."""
+        return ()
+
     def run_in_loop(self, work: Coroutine[Any, Any, None]) -> None:
         """Run one check to its end, and fail when anything in its loop fails."""
-        with contextlib.ExitStack() as self._resources, asyncio.Runner(loop_factory=self.new_loop) as runner:
-            runner.run(self._guarded(work))
+        with contextlib.ExitStack() as self._resources:
+            loop = self.new_loop()
+            watch = Watch(
+                loop,
+                self.sources(),
+                held_seconds_max=self.held_seconds_max,
+                stuck_seconds_max=self.stuck_seconds_max,
+            )
+            try:
+                with watch, asyncio.Runner(loop_factory=lambda: loop) as runner:
+                    runner.run(self._bounded(work))
+            except CheckFailed as failure:
+                raise CheckFailed(_joined([str(failure), *watch.findings])) from failure
+            except Interrupted:
+                loop.close()
+            except SystemExit as error:
+                raise CheckFailed(f"it ends the process: {error!r}") from error
+            require(not watch.findings, _joined(watch.findings))
+
+    async def _bounded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a check as a task among others: none of them is waited for longer than things may take here."""
+        checking = asyncio.ensure_future(self._guarded(work))
+        try:
+            await asyncio.wait([checking], timeout=self.check_seconds_max + self.patience_seconds)
+        finally:
+            stuck = await self._end_all()
+        failure: BaseException | None
+        if checking in stuck or checking.cancelled():
+            failure = CheckFailed(f"it did not end within {self.check_seconds_max:g} s")
+        else:
+            failure = checking.exception()
+        if stuck and not isinstance(failure, unittest.SkipTest):
+            told = [str(failure)] if failure else []
+            ignored = [f"{_place_of(task)} goes on, though it was cancelled" for task in stuck if task is not checking]
+            failure = CheckFailed(_joined(told + ignored))
+        if failure is not None:
+            raise failure
+
+    async def _end_all(self) -> set[asyncio.Task[Any]]:
+        """Cancel all that is left, as the end of every program does; returns what goes on all the same."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return set()
+        _, stuck = await asyncio.wait(tasks, timeout=self.patience_seconds)
+        for task in stuck:
+            asyncio.tasks._unregister_task(task)  # asyncio would wait for it for ever
+        _abandoned.extend(stuck)
+        return stuck
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         faults: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(_describe(context)))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.extend(_described(context)))
         try:
             async with asyncio.timeout(self.check_seconds_max):
                 await work
         except TimeoutError:
             raise CheckFailed(f"it did not end within {self.check_seconds_max:g} s") from None
-        require(not faults, "; ".join(faults))
+        require(not faults, _joined(faults))
 
 
-def _describe(context: dict[str, Any]) -> str:
+def _joined(faults: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(faults))
+
+
+def _place_of(task: asyncio.Task[Any]) -> str:
+    """In which coroutine a task waits, the innermost one that is no library's, and in which line of it."""
+    place: str = task.get_name()
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        if not _is_library(frame.f_code.co_filename):
+            place = line_of(frame)
+        coroutine = getattr(coroutine, "cr_await", None)
+    return place
+
+
+def _is_library(path: str) -> bool:
+    return path.startswith(os.path.dirname(asyncio.__file__))
+
+
+def _described(context: dict[str, Any]) -> Iterator[str]:
+    """A failure in the loop in words, unless it is the watch's, which has told it."""
     error = context.get("exception")
-    return str(context["message"]) + (f": {type(error).__name__}: {error}" if error else "")
+    if not isinstance(error, Interrupted):
+        yield str(context["message"]) + (f": {type(error).__name__}: {error}" if error else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class FramingSuite(Suite):
 
     framing: ClassVar[type | str] = ""
     options: ClassVar[str] = ""
+    stuck_seconds_max: ClassVar[float] = 120.0  # nothing here waits: a check is one long turn of the loop
 
     # --- what a subclass may change ----------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from kernel.registry import SERVICES, Registry
 from kernel.server import Server
 from kernel.testing.checks import CheckFailed, Suite, check, require, skip
 from kernel.testing.plugins import LocalRegistry
+from kernel.testing.watch import sources_of
 
 _AT_ONCE = 10
 _STEPS = 30
@@ -116,6 +117,9 @@ class ServiceSuite(Suite):
     @property
     def name(self) -> str:
         return self.plugin.partition("?")[0]
+
+    def sources(self) -> Sequence[str]:
+        return sources_of(self.kind)
 
     def new_plugin(self) -> str:
         """The service with options of its own."""

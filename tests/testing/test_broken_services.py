@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -30,6 +33,8 @@ class Shout(Service):
 
 class ShoutSuite(ServiceSuite):
     patience_seconds = 0.5
+    held_seconds_max = 0.3
+    stuck_seconds_max = 1.0
 
     async def talk(self, channel: Channel) -> None:
         channel.send(b"hello")
@@ -242,6 +247,93 @@ class SpeaksAFramingThatIsNot(Shout):
     dialects: ClassVar[Any] = {"typed": Dialect({"framing": "morse"})}
 
 
+# --- faults after which nothing would ever end ----------------------------------------------------------------------
+
+
+@found_by("cut links leave nothing")
+class IgnoresItsCancellationForEver(Shout):
+    async def serve(self, channel: Channel) -> None:
+        with contextlib.suppress(asyncio.CancelledError, ChannelClosed):
+            await super().serve(channel)
+        while channel.code is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+
+@found_by("a conversation works")
+class DoesNotSeeTheEnd(Shout):
+    """None, at once and again and again."""
+
+    async def serve(self, channel: Channel) -> None:
+        while True:
+            message = await channel.receive()
+            if message is not None:
+                channel.send(message.upper())
+
+
+@found_by("a conversation works")
+class Sleeps(Shout):
+    async def serve(self, channel: Channel) -> None:
+        async for message in channel:
+            time.sleep(0.001)  # noqa: ASYNC251 - it is the fault
+            channel.send(message.upper())
+
+
+@found_by("a conversation works")
+class ThinksForLong(Shout):
+    async def serve(self, channel: Channel) -> None:
+        message = await channel.receive()
+        until = time.thread_time() + 1.0
+        while time.thread_time() < until:
+            pass
+        channel.send((message or b"").upper())
+        await super().serve(channel)
+
+
+@found_by("a conversation works")
+class WaitsForALock(Shout):
+    async def serve(self, channel: Channel) -> None:
+        lock = threading.Lock()
+        with lock, lock:
+            await super().serve(channel)
+
+
+@found_by("a conversation works")
+class EndsTheProcess(Shout):
+    async def serve(self, channel: Channel) -> None:
+        sys.exit(0)
+
+
+@found_by("cancelled channels leave nothing")
+class AnswersLater(Shout):
+    """In a task for each message, which outlives the channel and sends all the same."""
+
+    def __init__(self, options: object, context: Any) -> None:
+        super().__init__(options, context)
+        self.answering: set[asyncio.Task[None]] = set()
+
+    async def serve(self, channel: Channel) -> None:
+        async for message in channel:
+            task = asyncio.ensure_future(self.answer(channel, message))
+            self.answering.add(task)
+            task.add_done_callback(self.answering.discard)
+        await asyncio.wait(self.answering)
+
+    async def answer(self, channel: Channel, message: bytes) -> None:
+        await asyncio.sleep(0.01)
+        channel.send(message.upper())
+
+
+WORDS = {
+    IgnoresItsCancellationForEver: "IgnoresItsCancellationForEver.serve, test_broken_services.py line ",
+    DoesNotSeeTheEnd: "it holds the event loop, and nobody else is served: DoesNotSeeTheEnd.serve",
+    Sleeps: "it calls time.sleep() in the event loop, and nobody else is served: Sleeps.serve, test_broken_services.py",
+    ThinksForLong: "it holds the event loop, and nobody else is served: ThinksForLong.serve",
+    WaitsForALock: "it holds the event loop, and nobody else is served: WaitsForALock.serve",
+    EndsTheProcess: "it ends the process: SystemExit(0)",
+}
+
+
 def suite_of(kind: type[Service]) -> type[ServiceSuite]:
     return type("SuiteOfOne", (ShoutSuite,), {"service": kind})
 
@@ -251,6 +343,7 @@ def test_each_fault_is_found(check: str, fault: type[Service]):
     [outcome] = run_checks(suite_of(fault), ["test_" + check.replace(" ", "_")])
     assert outcome.status == "failed", outcome
     assert outcome.detail.isprintable()
+    assert WORDS.get(fault, "") in outcome.detail
 
 
 class TestSound(ShoutSuite):
@@ -258,6 +351,8 @@ class TestSound(ShoutSuite):
 
     service = Shout
     patience_seconds = 20.0
+    held_seconds_max = 1.0
+    stuck_seconds_max = 10.0
 
 
 def test_every_check_has_a_fault():

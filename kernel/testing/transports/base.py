@@ -13,10 +13,11 @@ from typing import ClassVar
 from kernel.api import Buffer, Capabilities, Connection, Listener, Transport
 from kernel.endpoint import Endpoint
 from kernel.limits import Limits
-from kernel.registry import Registry
+from kernel.registry import LAYERS, TRANSPORTS, Registry
 from kernel.testing.checks import CheckFailed, Suite, require, skip
 from kernel.testing.end import GREETING, End
 from kernel.testing.plugins import LocalRegistry
+from kernel.testing.watch import sources_of
 from kernel.wiring import wire
 
 _GREETINGS_MAX = 10
@@ -141,6 +142,11 @@ class TransportBase(Suite):
         return endpoint
 
     # --- for the checks --------------------------------------------------------------------------------------------
+
+    def sources(self) -> Sequence[str]:
+        endpoint, registry = self.new_endpoint(), self.registry()
+        kinds = [registry.load(TRANSPORTS, endpoint.scheme), *(registry.load(LAYERS, name) for name in endpoint.layers)]
+        return [path for kind in kinds for path in sources_of(kind)]
 
     def make(self, endpoint: Endpoint) -> Transport:
         """The transport of an endpoint, with its layers, not started."""

@@ -179,7 +179,8 @@ class Session:
     async def _store_one(self, message: Put) -> None:
         begun = time.monotonic()
         self._stopped = False
-        upload = await self._do(functools.partial(self._store.begin, message, resumable=self._summed))
+        begin = functools.partial(self._store.begin, message, resumable=self._summed)
+        upload = await self._worker.open(begin, lambda upload: upload.end(keep=True))
         keep = True
         try:
             partial = upload.partial
@@ -290,7 +291,7 @@ class Session:
 
     async def _send_one(self, message: Get) -> None:
         begun = time.monotonic()
-        source = await self._do(self._store.open_source, message.path)
+        source = await self._worker.open(functools.partial(self._store.open_source, message.path), Source.close)
         try:
             first = self._first_block(source, message)
             self._wire.send(SourceMessage(source.size, source.mtime_ns, source.mode, source.version, first))

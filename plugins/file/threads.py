@@ -70,6 +70,17 @@ class Worker:
         await self.flush()
         return outcome[0]
 
+    async def open(self, job: Callable[[], T], close: Callable[[T], object]) -> T:
+        """As `call`, for what must be closed again. Who is cancelled meanwhile cannot do it: the worker does."""
+        outcome: list[T] = []
+        try:
+            await self.submit(lambda: outcome.append(job()))
+            await self.flush()
+        except BaseException:
+            self.always(lambda: [close(opened) for opened in outcome])
+            raise
+        return outcome[0]
+
     def always(self, job: Job) -> None:
         """Queue a job that is done whatever has failed, and after `close` too: it cleans up, and raises nothing."""
         self._start()

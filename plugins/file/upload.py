@@ -87,7 +87,8 @@ class UploadSession:
         name = head.filename.replace("\\", "/").rpartition("/")[2].encode("utf-8", "surrogateescape")
         policy: Any = "replace" if self._store.overwrite else "rename"
         put = Put(name, head.filesize, time.time_ns(), 0o644, policy, resume=False)
-        upload = await self._worker.call(functools.partial(self._store.begin, put, resumable=False))
+        begin = functools.partial(self._store.begin, put, resumable=False)
+        upload = await self._worker.open(begin, lambda upload: upload.end(keep=False))
         try:
             for index in range(sums.block_count(head.filesize)):
                 parts = await self._parts(sums.block_bytes(index, head.filesize))

@@ -109,6 +109,7 @@ class Session:
             pass  # it is gone: there is nobody to tell
         finally:
             self._worker.close()
+            await self._worker.join()
 
     async def _greet(self) -> None:
         hello = await self._wire.expect(Hello)

@@ -92,6 +92,11 @@ class Worker:
         if self._thread is not None:
             self._jobs.put(None)
 
+    async def join(self) -> None:
+        """After `close`: wait until nothing is done any more, so that what the jobs use may go."""
+        while self._done < self._submitted:
+            await self._progress()
+
     async def _raise_failure(self) -> None:
         if self._failure is None:
             return

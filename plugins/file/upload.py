@@ -67,6 +67,7 @@ class UploadSession:
             pass
         finally:
             self._worker.close()
+            await self._worker.join()
 
     async def _head(self, length: bytes) -> Head:
         nbytes = int.from_bytes(length, "little", signed=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any
 
 import msgspec.msgpack
+import pytest
 import xxhash
 
 from kernel import Channel
@@ -50,6 +52,7 @@ class TestChat(ServiceSuite):
     messages = (b'{"type":"hello","nick":"ada"}', b'{"type":"rooms"}')
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the shell service needs Linux")
 class TestShell(ServiceSuite):
     service = "shell?free=1&grace_seconds=0"
     messages = (b'\x01{"argv":["cat"]}', b"\x03hello")

@@ -43,6 +43,8 @@ from kernel.session.stream import StreamSession
 log = logging.getLogger("kernel.link")
 
 WRITE_AHEAD_BYTES = 256 * 1024
+# Of a service that always has more, for a socket that takes all: then others have their turn, and a loss is noticed.
+_WRITES_PER_TURN = 4
 TICK_SECONDS = 1.0
 
 
@@ -275,7 +277,10 @@ class Link:
     def flush(self) -> None:
         """Write what the session has, as far as the socket takes it."""
         session, connection = self.session, self._connection
-        while (room := WRITE_AHEAD_BYTES - connection.write_pending_bytes) > 0:
+        for _ in range(_WRITES_PER_TURN):
+            room = WRITE_AHEAD_BYTES - connection.write_pending_bytes
+            if room <= 0:
+                break
             buffers = session.data_to_send(room)
             if buffers:
                 if self._lane is not None:
@@ -285,6 +290,8 @@ class Link:
                 self._dispatch(session.take_events())
             elif not buffers or not session.has_more:
                 break
+        else:
+            self.schedule_flush()
         if session.write_finished and not self._write_finished and not self._ended:
             self._write_finished = True
             connection.finish_writing()

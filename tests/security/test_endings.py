@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import socket
+import ssl
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +37,9 @@ Serve = Callable[..., ServerProcess]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[ServerProcess] = []
 
-    def start(*arguments: str, command: Path = KERNEL) -> ServerProcess:
+    def start(*arguments: str, command: Path = KERNEL, plugin: str = "echo") -> ServerProcess:
         environ = {"PATH": "/usr/bin:/bin", "XDG_CONFIG_HOME": str(tmp_path), "KERNEL_FRAMING": ENGINE}
-        started.append(ServerProcess(command, ["--plugin", "echo", *arguments], environ, tmp_path, guard_seconds=120))
+        started.append(ServerProcess(command, ["--plugin", plugin, *arguments], environ, tmp_path, guard_seconds=120))
         return started[-1]
 
     yield start
@@ -182,3 +184,25 @@ async def test_without_pings_the_system_looks_after_peers():
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert idle + interval * probes <= 45
             assert user_milliseconds <= 45_000
+
+
+# --- peers that leave in the middle ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls+tcp"])
+def test_a_service_that_always_has_more_does_not_outlive_its_peer(serve: Serve, tmp_path: Path, scheme: str):
+    """It sends as fast as the connection takes it, and a connection that is lost takes everything."""
+    own = f"&self_signed={tmp_path}/own.pem" if scheme == "tls+tcp" else ""
+    listen = f"{scheme}://127.0.0.1:0?framing=raw{own}"
+    server = serve("--listen", listen, "--log-level", "error", plugin="echo?mode=generate&size_bytes=65536")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for _ in range(4):
+        sock = socket.create_connection(address_of(server.endpoints[0]), timeout=20)
+        with context.wrap_socket(sock) if scheme == "tls+tcp" else sock as stream:
+            wanted = 8 * 1024 * 1024
+            while wanted > 0:
+                wanted -= len(stream.recv(65536))
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.signal(signal.SIGTERM)
+    assert server.finish()[0] == 0

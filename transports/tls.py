@@ -35,7 +35,7 @@ from .tls_connection import RECORD_BYTES, TlsConnection
 _FINGERPRINT = re.compile(r"sha256:((?:[0-9a-f]{2}:?){32})", re.I)
 _SERVER_OPTIONS = ("client_ca", "self_signed")
 _CLIENT_OPTIONS = ("ca", "fingerprint", "server_name")
-_PLAINTEXT_BYTES = 4 * RECORD_BYTES
+_PLAINTEXT_BYTES = 16 * RECORD_BYTES
 # Of the names in a certificate, the first of these kinds is who it is.
 _NAME_KINDS = ("URI", "DNS", "email")
 

@@ -4,7 +4,8 @@
     write -> OpenSSL -> outgoing -> below.write                                 one write below for each write above
 
 asyncio's own TLS keeps 256 KiB for each connection; here a connection keeps what OpenSSL keeps, and a server's not even
-that until the client has said something.
+that until the client has said something. OpenSSL's buffers in memory never shrink, so what is large goes through them
+in steps of `_STEP_BYTES`, which also lie in the processor's cache while they are worked on.
 
 Invariants: nothing is delivered, and nobody is told that the connection is established, before the peer has been
 verified. While reading is paused nothing is decrypted: what arrived waits below or in `_incoming`. Half-close is TLS's
@@ -28,8 +29,11 @@ from .tls_opening import Opening
 from .tls_words import explain, is_foreign
 
 RECORD_BYTES = 16 * 1024
+_STEP_BYTES = 4 * RECORD_BYTES
 # OpenSSL answers some records by itself (key updates); a peer that does not read the answers gets no more.
 _ANSWERS_BYTES_MAX = 1024 * 1024
+# "Nothing to read for now", without asking OpenSSL, whose way to say it costs as much as a small record.
+_NO_MORE = ssl.SSLWantReadError()
 # What a server says in the clear, as fatal alerts: access denied, when it does not even begin; and protocol version, to
 # who does not speak TLS.
 _TURNED_AWAY = bytes.fromhex("15030300020231")
@@ -53,9 +57,9 @@ class TlsConnection(Connection):
     """
 
     __slots__ = (
-        "_below", "_binding", "_closing", "_early", "_early_bytes", "_ended", "_error", "_established", "_finishing",
-        "_handshake_bytes_left", "_held", "_incoming", "_loop", "_opening", "_outgoing", "_paused", "_principal",
-        "_receiver", "_resuming", "_scratch", "_shaken", "_started", "_stop", "_tls", "_verify", "_wrap",
+        "_arrived", "_below", "_binding", "_closing", "_early", "_early_bytes", "_ended", "_error", "_established",
+        "_finishing", "_handshake_bytes_left", "_held", "_incoming", "_loop", "_opening", "_outgoing", "_paused",
+        "_principal", "_receiver", "_resuming", "_scratch", "_shaken", "_started", "_stop", "_tls", "_verify", "_wrap",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +73,8 @@ class TlsConnection(Connection):
         self._opening: Opening | None = Opening(handshake_bytes_max)
         self._loop = asyncio.get_running_loop()
         self._receiver: Receiver | None = None
+        # What arrived and did not go to OpenSSL yet; only while it is being handed over.
+        self._arrived: memoryview | None = None
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
         self._tls: ssl.SSLObject | None = None
@@ -196,12 +202,32 @@ class TlsConnection(Connection):
     def data_received(self, data: Buffer) -> None:
         if self._closing:
             return
-        if self._established:
-            assert self._incoming is not None
-            self._incoming.write(data)
-        else:
+        if not self._established:
             self._handshake_received(bytes(data))
-        self._input_changed()
+            self._input_changed()
+            return
+        assert self._incoming is not None
+        if len(data) <= _STEP_BYTES:
+            self._incoming.write(data)
+            self._input_changed()
+            return
+        self._arrived = memoryview(data)
+        try:
+            self._pass_on()
+            self._input_changed()
+        finally:
+            while self._pass_on():
+                pass
+
+    def _pass_on(self) -> bool:
+        """Let OpenSSL have the next step of what arrived; False: there is no more."""
+        arrived = self._arrived
+        if arrived is None:
+            return False
+        assert self._incoming is not None
+        self._incoming.write(arrived[:_STEP_BYTES])
+        self._arrived = arrived[_STEP_BYTES:] if len(arrived) > _STEP_BYTES else None
+        return True
 
     def _handshake_received(self, data: bytes) -> None:
         self._handshake_bytes_left -= len(data)
@@ -278,15 +304,25 @@ class TlsConnection(Connection):
     def _decrypt(self, view: memoryview) -> int:
         """Fill the view as far as the input goes; `_stop` says what it ran into, if anything."""
         assert self._tls is not None
-        filled = 0
-        try:
-            while filled < len(view):
-                nbytes = cast(int, self._tls.read(len(view) - filled, cast(bytearray, view[filled:])))
-                if not nbytes:
-                    raise ssl.SSLZeroReturnError
-                filled += nbytes
-        except ssl.SSLError as stop:
-            self._stop = stop.with_traceback(None)  # which would hold on to the view
+        assert self._incoming is not None
+        read, incoming = self._tls.read, self._incoming
+        filled, room = 0, len(view)
+        while room:
+            try:
+                nbytes = cast(int, read(room, view[filled:]))
+            except ssl.SSLError as stop:
+                if not (isinstance(stop, ssl.SSLWantReadError) and self._pass_on()):
+                    self._stop = stop.with_traceback(None)  # which would hold on to the view
+                    break
+                continue
+            if not nbytes:
+                self._stop = ssl.SSLZeroReturnError()
+                break
+            filled += nbytes
+            room -= nbytes
+            if room and not (incoming.pending or incoming.eof or self._pass_on()):
+                self._stop = _NO_MORE
+                break
         return filled
 
     def pause_reading(self) -> None:
@@ -320,12 +356,23 @@ class TlsConnection(Connection):
 
     def _encrypt(self, buffers: Sequence[Buffer]) -> None:
         assert self._tls is not None
+        assert self._outgoing is not None
+        write, outgoing = self._tls.write, self._outgoing
+        said: list[Buffer] = []
+        failure: ssl.SSLError | None = None
         try:
-            for record in _records(buffers):
-                self._tls.write(record)
+            for piece in _pieces(buffers):
+                write(piece)
+                if outgoing.pending > _STEP_BYTES:
+                    said.append(outgoing.read())
         except ssl.SSLError as error:
-            self._fail(explain(error, client=self._shaken is not None))
-        self._flush()
+            failure = error
+        if outgoing.pending:
+            said.append(outgoing.read())
+        if said:
+            self._below.write(said)
+        if failure is not None:
+            self._fail(explain(failure, client=self._shaken is not None))
 
     def _flush(self) -> None:
         if self._outgoing is not None and self._outgoing.pending:
@@ -384,8 +431,8 @@ class TlsConnection(Connection):
                 self._shaken.set_exception(error)
 
 
-def _records(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
-    """Pieces of at most a record's length: small buffers are joined, large ones cut."""
+def _pieces(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
+    """What OpenSSL gets at once: small buffers are joined to a record's length, large ones cut into steps."""
     batch: list[Buffer] = []
     room = RECORD_BYTES
     for buffer in buffers:
@@ -395,7 +442,7 @@ def _records(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
             batch, room = [], RECORD_BYTES
             if len(buffer) > room:
                 view = memoryview(buffer)
-                yield from (view[at : at + RECORD_BYTES] for at in range(0, len(view), RECORD_BYTES))
+                yield from (view[at : at + _STEP_BYTES] for at in range(0, len(view), _STEP_BYTES))
                 continue
         if len(buffer):
             batch.append(buffer)

@@ -371,7 +371,8 @@ class Channel:
     def writable(self) -> None:
         self._settle()
         self._wake()
-        self._handler.on_writable(self)
+        if self.stream.local_open or self.stream.remote_open:  # else it is over, and what is sent would vanish
+            self._handler.on_writable(self)
 
     def ended(self, code: Code, reason: str) -> None:
         if self.code is None:

@@ -206,3 +206,19 @@ def test_a_service_that_always_has_more_does_not_outlive_its_peer(serve: Serve, 
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     server.signal(signal.SIGTERM)
     assert server.finish()[0] == 0
+
+
+@pytest.mark.parametrize("framing", ["raw", "knl"])
+async def test_a_service_that_always_has_more_ends_with_a_peer_that_has_finished(serve: Serve, framing: str):
+    """Its last word has left and the channel is over, before it knows: what it sends now goes nowhere."""
+    plugin = "echo?mode=generate&size_bytes=65536"
+    server = await asyncio.to_thread(serve, "--listen", f"{TCP}?framing={framing}", plugin=plugin)
+    async with asyncio.timeout(30):
+        for _ in range(10):
+            async with kernel.connect(server.endpoints[0], "echo") as channel:
+                assert await channel.receive()
+                channel.finish()
+                while await channel.receive() is not None:
+                    pass
+    server.signal(signal.SIGTERM)
+    assert (await asyncio.to_thread(server.finish))[0] == 0

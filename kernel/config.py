@@ -46,6 +46,7 @@ class Settings:
         plugin: the services to serve, `NAME` or `NAME?option=value&...`.
         listen: the endpoints; none: those of systemd, or a loopback port and a UNIX socket.
         ready_file: written once everything listens; empty: none.
+        monitor: where operators ask over HTTP, see `kernel.monitor`; empty: nowhere.
         loop: the event loop; auto: uvloop where it is installed.
         log_level, log_format: see `kernel.logs`.
         access_log: log each channel when it is over.
@@ -60,6 +61,7 @@ class Settings:
     plugin: tuple[str, ...] = ()
     listen: tuple[str, ...] = ()
     ready_file: str = ""
+    monitor: str = ""
     loop: Loop = "auto"
     log_level: Level = "info"
     log_format: Format = "text"

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from kernel import access, options
 from kernel.admission import Admission, Refusal, source_of
@@ -23,6 +23,7 @@ from kernel.api import Connection, Listener, Peer, Service, ServiceContext
 from kernel.auth.level import NONE
 from kernel.auth.policy import AccessPolicy
 from kernel.channel import Channel
+from kernel.counts import Counts
 from kernel.endpoint import Endpoint
 from kernel.errors import BrokenPlugin, Code, EndpointError, PluginError, StartError, UsageError
 from kernel.exposure import check_exposure
@@ -63,6 +64,9 @@ class Server:
         allow_insecure_network: listeners may be open to the network without authentication or encryption.
         strict_plugins: a broken plugin fails the start; off: it is named in the log and left out, with what needs it.
         access_log: log each channel when it is over (`kernel.access`).
+
+    Attributes:
+        counts: what has happened since the start.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Server:
         self._allow_insecure_network = allow_insecure_network
         self._strict_plugins = strict_plugins
         self._access_log = access_log
+        self.counts = Counts()
         self._services: dict[str, _Hosted] = {}
         self._wirings: list[Wiring] = []
         self._listeners: list[Listener] = []
@@ -127,6 +132,15 @@ class Server:
         self._tick()
 
     @property
+    def state(self) -> Literal["starting", "serving", "draining", "stopped"]:
+        """Where it is in its life; peers are taken while it is serving."""
+        if self._closed is not None and self._closed.is_set():
+            return "stopped"
+        if self._draining:
+            return "draining"
+        return "starting" if self._ticker is None else "serving"
+
+    @property
     def endpoints(self) -> list[Endpoint]:
         """What was bound, in the order of `listen`; a client can dial each."""
         return [listener.dial_endpoint for listener in self._listeners]
@@ -140,6 +154,11 @@ class Server:
     def services(self) -> list[str]:
         """The names of what is served."""
         return list(self._services)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._links)
 
     @property
     def channels(self) -> list[Channel]:
@@ -326,6 +345,7 @@ class Server:
             self._admission.leave(source)
             connection.abort()
             return
+        self.counts.accepted += 1
         self._links[link] = _Place(source, wiring.auth)
         self._linkless.clear()
         link.start()
@@ -344,6 +364,7 @@ class Server:
         return self._admission.admit(source, asyncio.get_running_loop().time())
 
     def _turn_away(self, connection: Connection, wiring: Wiring, refusal: Refusal) -> None:
+        self.counts.turned_away[refusal.code] += 1
         self._refused.record(
             logging.WARNING,
             "a connection was turned away",
@@ -359,10 +380,12 @@ class Server:
     def open_requested(self, link: Link, stream: Stream) -> None:
         denial = self._denial(link, stream.service)
         if denial is None:
+            self.counts.opened[stream.service] += 1
             channel = self._services[stream.service].open(link, stream)
             if self._access_log:
                 access.record(channel)
             return
+        self.counts.denied[denial.code] += 1
         link.refuse(stream, denial.code, denial.reason)
         told = _told_of(link, denial.code) | {"service": stream.service}
         self._denied.record(logging.WARNING, "a service was refused", **told)
@@ -383,6 +406,7 @@ class Server:
         """A client that takes no new channels changes nothing: we open none."""
 
     def link_ended(self, link: Link, code: Code, reason: str) -> None:
+        self.counts.ended[code] += 1
         self._admission.leave(self._links.pop(link).source)
         if not self._links:
             self._linkless.set()

@@ -17,13 +17,17 @@ from kernel.wiring import Wiring
 _TYPEABLE = ("raw", "line")
 
 
-def banner(server: Server, registry: Registry) -> str:
+def banner(server: Server, registry: Registry, monitor: Server | None = None) -> str:
     """The whole text."""
     services = server.services
     lines = [f"kernel {__version__} serves {', '.join(services)}", ""]
     for endpoint, wiring in server.listening:
         lines.append(f"  {endpoint}")
         lines += [f"      {command}" for command in commands(endpoint, wiring, services, registry)]
+    if monitor is not None:
+        from kernel.monitor import url
+
+        lines += ["", f"  for operators: {url(monitor.endpoints[0])}"]
     return "\n".join([*lines, "", "Press Ctrl-C to stop."])
 
 

@@ -36,6 +36,7 @@ log = logging.getLogger("kernel.serve")
 @click.option("--listen", multiple=True, metavar="ENDPOINT", help="Where to listen; repeats.")
 @click.option("--config", "config_file", default="", metavar="FILE", help="A TOML file that says what flags can say.")
 @click.option("--ready-file", metavar="FILE", help="Written once everything listens: JSON with pid and endpoints.")
+@click.option("--monitor", metavar="ENDPOINT", help="Tell operators over HTTP: /healthz, /readyz, /metrics.")
 @click.option(
     "--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Change a limit (docs/limits.md); repeats."
 )
@@ -107,12 +108,16 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         access_log=settings.access_log,
     )
     stopping = _watch_signals(lambda: _reload(load, server))
+    monitor = _monitor(server, settings.monitor, registry)
     try:
+        if monitor is not None:
+            await monitor.start()
         await server.start()
         endpoints = [str(endpoint) for endpoint in server.endpoints]
-        with supervision.ready(settings.ready_file, endpoints):
+        told = {"monitor": str(monitor.endpoints[0].without_options())} if monitor is not None else {}
+        with supervision.ready(settings.ready_file, endpoints, told):
             if not quiet:
-                _show(banner(server, registry))
+                _show(banner(server, registry, monitor))
             await stopping.wait()
         log.info("draining, a second signal forces")
         await server.drain()
@@ -120,7 +125,18 @@ async def _serve(settings: config.Settings, load: Callable[[], config.Settings],
         return INTERRUPTED
     finally:
         await server.stop()
+        if monitor is not None:
+            await monitor.stop()
     return 0
+
+
+def _monitor(server: Server, endpoint: str, registry: Registry) -> Server | None:
+    """Who tells operators about the server, where somebody wants that."""
+    if not endpoint:
+        return None
+    from kernel.monitor import monitor_of
+
+    return monitor_of(server, endpoint, registry)
 
 
 def _show(text: str) -> None:

@@ -56,13 +56,14 @@ def runtime_directory(*, make: bool = True) -> Path:
 
 
 @contextlib.contextmanager
-def ready(ready_file: str, endpoints: Sequence[str]) -> Iterator[None]:
+def ready(ready_file: str, endpoints: Sequence[str], more: Mapping[str, str] | None = None) -> Iterator[None]:
     """Tell that everything listens, and afterwards that it no longer does.
 
     Args:
         ready_file: gets `{"pid": ..., "endpoints": [...]}`, whole or not at all; empty: none.
+        more: what else stands in it.
     """
-    text = _write_ready_file(ready_file, endpoints) if ready_file else ""
+    text = _write_ready_file(ready_file, {"endpoints": endpoints, **(more or {})}) if ready_file else ""
     _notify("READY=1")
     try:
         yield
@@ -72,8 +73,8 @@ def ready(ready_file: str, endpoints: Sequence[str]) -> Iterator[None]:
             _remove_if_ours(Path(ready_file), text)
 
 
-def _write_ready_file(ready_file: str, endpoints: Sequence[str]) -> str:
-    text = msgspec.json.encode({"pid": os.getpid(), "endpoints": endpoints}).decode() + "\n"
+def _write_ready_file(ready_file: str, told: Mapping[str, object]) -> str:
+    text = msgspec.json.encode({"pid": os.getpid(), **told}).decode() + "\n"
     temporary = Path(f"{ready_file}.{os.getpid()}")
     try:
         temporary.write_text(text)

@@ -101,6 +101,7 @@ def test_every_setting_can_be_said_in_a_file(tmp_path: Path, environ: dict[str, 
         plugin = ["echo?mode=upper"]
         listen = ["tcp://127.0.0.1:0"]
         ready_file = "r"
+        monitor = "unix:m"
         loop = "asyncio"
         log_level = "debug"
         log_format = "json"

@@ -17,6 +17,7 @@ from kernel.options import Meta
 from kernel.sockets import SocketConnection, SocketListener, dial_socket
 
 from .addresses import cannot_dial, cannot_listen, is_loopback, resolve
+from .binding import kept_if_bound
 from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 
 
@@ -49,7 +50,7 @@ class Tcp(Transport):
         options = cast(TcpOptions, self.options)
         family, address = (await resolve(self.endpoint, socket.SOCK_STREAM, StartError))[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
+        with kept_if_bound(sock, lambda error: cannot_listen(self.endpoint, error)):
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if options.reuse_port:
@@ -62,12 +63,6 @@ class Tcp(Transport):
             sock.listen(options.backlog)
             bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
             return SocketListener(sock, bound, self.connection, accept)
-        except OSError as error:
-            sock.close()
-            raise StartError(cannot_listen(self.endpoint, error)) from None
-        except BaseException:
-            sock.close()
-            raise
 
     async def dial(self) -> Connection:
         options = cast(TcpOptions, self.options)

@@ -29,6 +29,7 @@ from kernel.limits import KIB, MIB, Limits
 from kernel.options import Meta
 
 from .addresses import Address, cannot_dial, cannot_listen, is_loopback, resolve
+from .binding import kept_if_bound
 from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 from .datagrams import DATAGRAM_BYTES_MAX, Datagrams, DatagramSocket, UdpConnection
 
@@ -250,19 +251,13 @@ class Udp(Transport):
         options = cast(UdpOptions, self.options)
         family, address = (await resolve(self.endpoint, socket.SOCK_DGRAM, StartError))[0]
         sock = self._make_socket(family)
-        try:
+        with kept_if_bound(sock, lambda error: cannot_listen(self.endpoint, error)):
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not options.dual_stack)
             sock.bind(address)
             bound = self.endpoint.with_address(format_host_port(self.endpoint.host_port()[0], sock.getsockname()[1]))
             datagrams = DatagramSocket(sock, connected=False)
             return UdpListener(datagrams, bound, options, self.limits, accept, local_only=is_loopback(self.endpoint))
-        except OSError as error:
-            sock.close()
-            raise StartError(cannot_listen(self.endpoint, error)) from None
-        except BaseException:
-            sock.close()
-            raise
 
     async def dial(self) -> Connection:
         failure: OSError | None = None

@@ -23,6 +23,7 @@ from kernel.errors import DialError, EndpointError, StartError
 from kernel.options import Meta
 from kernel.sockets import SocketConnection, SocketListener, dial_socket
 
+from .binding import kept_if_bound
 from .buffers import ReceiveBufferBytes, SendBufferBytes, set_buffers
 
 _PATH_BYTES_MAX = 107
@@ -62,7 +63,7 @@ class Unix(Transport):
         path = self._address()
         owner = _number(options.user, "pwd"), _number(options.group, "grp")
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with kept_if_bound(sock, lambda error: self._cannot_listen(path, error)):
             sock.setblocking(False)
             async with _directory_locked(path):
                 if not path.startswith("\0"):
@@ -71,12 +72,6 @@ class Unix(Transport):
                 set_buffers(sock, options.send_buffer_bytes, options.receive_buffer_bytes)
                 sock.listen(options.backlog)
                 return SocketListener(sock, self.endpoint, self.connection, accept, _remover(path))
-        except OSError as error:
-            sock.close()
-            raise StartError(self._cannot_listen(path, error)) from None
-        except BaseException:
-            sock.close()
-            raise
 
     async def dial(self) -> Connection:
         options = cast(UnixOptions, self.options)

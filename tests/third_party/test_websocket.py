@@ -127,6 +127,30 @@ async def test_only_pages_that_may_can_connect(option: str, origin: str, comes: 
         assert await in_thread(attempt, server) == (True if comes else 403)
 
 
+@pytest.mark.parametrize(
+    ("host", "option", "answer"),
+    [
+        ("evil.example:80", "", b"403"),  # its name leads to us meanwhile, and its page believes to be ours
+        ("evil.example", "", b"403"),
+        ("evil.example:80", "&origins=http://evil.example:80", b"101"),
+        ("localhost:80", "", b"101"),
+        ("[::1]:80", "", b"101"),
+        ("127.0.0.1", "", b"101"),
+    ],
+)
+async def test_a_name_that_leads_to_us_makes_no_page_ours(host: str, option: str, answer: bytes):
+    headers = f"Host: {host}\r\nOrigin: http://{host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    headers += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        Server(["echo"], [f"ws://127.0.0.1:0?framing=raw{option}"]) as server,
+    ):
+        reader, writer = await asyncio.open_connection(*server.endpoints[0].host_port())
+        writer.write(f"GET / HTTP/1.1\r\n{headers}\r\n".encode())
+        assert (await reader.readline()).split()[1] == answer
+        writer.close()
+
+
 async def test_a_message_over_the_limit_ends_the_connection():
     def attempt(server: Server) -> int:
         with dialled(server) as client:

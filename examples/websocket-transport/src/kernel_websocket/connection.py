@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 from collections import deque
 from collections.abc import Sequence
 from importlib import resources
@@ -332,7 +333,20 @@ class WebSocketConnection(Connection):
         return protocol.accept(request)
 
     def _may_come(self, origin: str, host: str) -> bool:
-        return origin in (f"http://{host}", f"https://{host}", *self._manners.origins) or "*" in self._manners.origins
+        if origin in self._manners.origins or "*" in self._manners.origins:
+            return True
+        # Our own page. Who owns a name can let it lead here, so that his pages look like it: with an address he cannot.
+        return origin in (f"http://{host}", f"https://{host}") and _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a `Host` is an address, or this machine's own name for itself."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return name == "localhost"
+    return True
 
 
 @functools.cache

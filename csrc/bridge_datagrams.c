@@ -1,5 +1,8 @@
 /* Batches: many datagrams of one UDP socket in one system call. Linux only: elsewhere the module has no `batches`.
  *
+ * Packets of one size that follow each other leave as one message that the system cuts into segments at the very end of
+ * its way (UDP_SEGMENT), where it can: the way is walked once for all of them.
+ *
  * A source's address is made once for as long as the same source goes on, so that who groups by it compares pointers.
  * The calls never wait, so the GIL is kept.
  */
@@ -9,7 +12,9 @@
 #ifdef __linux__
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -18,7 +23,12 @@ enum {
     DATAGRAM_BYTES_MAX = 65536,
     /* A stride of whole pages would put all datagrams into the same few lines of the processor's caches. */
     SLOT_BYTES = DATAGRAM_BYTES_MAX + 2112,
+    SEGMENTS_BYTES_MAX = 65535 - 40 - 8, /* with the longer of the IP headers, and UDP's */
 };
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* since Linux 4.18; older headers lack it, and older systems the option */
+#endif
 
 typedef union address {
     struct sockaddr any;
@@ -36,6 +46,7 @@ typedef struct batches {
     address target;
     socklen_t target_bytes;
     PyObject *target_object;
+    size_t segment_bytes_max; /* packets that the system cuts from a run of them; 0: it cannot, or has refused */
 } batches;
 
 /* --- Addresses, as Python's sockets have them ---------------------------------------------------------------- */
@@ -162,21 +173,77 @@ static PyObject *batches_receive(PyObject *object, PyObject *ignored)
 
 /* --- Sending ----------------------------------------------------------------------------------------------- */
 
+typedef union control {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(uint16_t))];
+} control;
+
+/* How many packets, from the first on, go as segments of one: all are as long as it is, but for the last, shorter one. */
+static int run_of(const batches *self, const bridge_bytes *packets, int count)
+{
+    size_t size = packets[0].size, total = size;
+    int run = 1;
+
+    if (size == 0 || size > self->segment_bytes_max)
+        return 1;
+    while (run < count && packets[run - 1].size == size && packets[run].size <= size && packets[run].size > 0 &&
+           total + packets[run].size <= SEGMENTS_BYTES_MAX)
+        total += packets[run++].size;
+    return run;
+}
+
+static void ask_for_segments(struct msghdr *message, control *asked, size_t size)
+{
+    uint16_t segment_bytes = (uint16_t)size;
+
+    message->msg_control = asked;
+    message->msg_controllen = sizeof *asked;
+    asked->header.cmsg_level = IPPROTO_UDP;
+    asked->header.cmsg_type = UDP_SEGMENT;
+    asked->header.cmsg_len = CMSG_LEN(sizeof segment_bytes);
+    memcpy(CMSG_DATA(&asked->header), &segment_bytes, sizeof segment_bytes);
+}
+
+/* The system refuses to cut segments of that size: the network card cannot, or they are too long for its packets. */
+static bool segments_refused(batches *self, size_t size)
+{
+    if (errno == EIO)
+        self->segment_bytes_max = 0;
+    else if (errno == EINVAL || errno == EMSGSIZE)
+        self->segment_bytes_max = size - 1;
+    else
+        return false;
+    return true;
+}
+
 /* Sends a group at once; how many went, or -1 with errno. */
-static int send_group(const batches *self, bridge_bytes *packets, int count, bool is_addressed)
+static int send_group(batches *self, bridge_bytes *packets, int count, bool is_addressed)
 {
     struct mmsghdr messages[BATCH];
     struct iovec parts[BATCH];
+    control controls[BATCH];
+    int filled = 0, packets_sent = 0;
 
     memset(messages, 0, sizeof *messages * (size_t)count);
-    for (int i = 0; i < count; i++) {
-        parts[i] = (struct iovec){.iov_base = (void *)(uintptr_t)packets[i].data, .iov_len = packets[i].size};
-        messages[i].msg_hdr.msg_iov = &parts[i];
-        messages[i].msg_hdr.msg_iovlen = 1;
-        messages[i].msg_hdr.msg_name = is_addressed ? (void *)(uintptr_t)&self->target : NULL;
-        messages[i].msg_hdr.msg_namelen = is_addressed ? self->target_bytes : 0;
+    for (int at = 0, run; at < count; at += run) {
+        struct msghdr *message = &messages[filled].msg_hdr;
+        run = run_of(self, packets + at, count - at);
+        for (int i = at; i < at + run; i++)
+            parts[i] = (struct iovec){.iov_base = (void *)(uintptr_t)packets[i].data, .iov_len = packets[i].size};
+        message->msg_iov = &parts[at];
+        message->msg_iovlen = (size_t)run;
+        message->msg_name = is_addressed ? (void *)(uintptr_t)&self->target : NULL;
+        message->msg_namelen = is_addressed ? self->target_bytes : 0;
+        if (run > 1)
+            ask_for_segments(message, &controls[filled], packets[at].size);
+        filled++;
     }
-    return sendmmsg(self->fd, messages, (unsigned)count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    int sent = sendmmsg(self->fd, messages, (unsigned)filled, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0 && messages[0].msg_hdr.msg_iovlen > 1 && segments_refused(self, packets[0].size))
+        return send_group(self, packets, count, is_addressed);
+    for (int i = 0; i < sent; i++)
+        packets_sent += (int)messages[i].msg_hdr.msg_iovlen;
+    return sent < 0 ? -1 : packets_sent;
 }
 
 PyDoc_STRVAR(send_doc, "send($self, packets, start, address, /)\n--\n\n"
@@ -243,6 +310,14 @@ static PyType_Spec batches_spec = {
     .slots = batches_slots,
 };
 
+/* An older system would ignore what it does not know, and send one long datagram: so it is asked before. */
+static bool has_segments(int fd)
+{
+    int value;
+    socklen_t size = sizeof value;
+    return getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &value, &size) == 0;
+}
+
 PyDoc_STRVAR(make_doc, "batches($module, fd, space, is_connected, /)\n--\n\n"
                        "The batches of a UDP socket. space: at least BATCH_BYTES, used within a call only.");
 
@@ -262,6 +337,7 @@ static PyObject *make_batches(PyObject *module, PyObject *const *arguments, Py_s
     self->state = state;
     self->fd = (int)fd;
     self->is_connected = is_connected;
+    self->segment_bytes_max = has_segments(self->fd) ? UINT16_MAX : 0;
     if (PyObject_GetBuffer(arguments[1], &self->space, PyBUF_WRITABLE) == 0 &&
         self->space.len < (Py_ssize_t)BATCH * SLOT_BYTES)
         PyErr_SetString(PyExc_ValueError, "the space is less than BATCH_BYTES");

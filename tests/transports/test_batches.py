@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import select
 import socket
 
@@ -61,6 +62,37 @@ async def test_datagrams_come_with_their_sources_and_answers_go_back(make, pair)
     send_all(server, [packet for packet, _ in received], received[0][1])
     arrived(to)
     assert client.receive() == [bytes(packet) for packet in packets]
+
+
+SO_NO_CHECK = 11
+"""A socket that sends without checksums cannot have its packets cut by the system: it refuses runs (EINVAL)."""
+
+
+def _mixtures():
+    rng = random.Random(7)
+    yield "all alike", [1024] * (BATCH + 20)
+    yield "the last one shorter", [1200] * 9 + [300] + [1200] * 2 + [1200, 1]
+    yield "more than one message holds", [9000] * 8
+    yield "none alike", list(range(1, 40))
+    yield "empty ones between", [5, 5, 0, 0, 5, 5]
+    yield "at random", [rng.choice([0, 1, 100, 100, 100, 700, 700, 1400]) for _ in range(150)]
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["segments", "segments refused"])
+@pytest.mark.parametrize("sizes", [pytest.param(sizes, id=name) for name, sizes in _mixtures()])
+async def test_runs_of_packets_arrive_as_they_were_given(make, pair, sizes, refused):
+    bound, to = pair
+    server, client = make(bound, connected=False), make(to, connected=True)
+    if refused:
+        to.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+    packets = [bytes([n % 256]) * size for n, size in enumerate(sizes)]
+    received, at = [], 0
+    while at < len(packets):
+        at += client.send(packets, at, None)
+        while len(received) < at:
+            arrived(bound)
+            received += [data for data, _ in server.receive()]
+    assert received == packets
 
 
 async def test_sources_are_told_apart(make, pair):

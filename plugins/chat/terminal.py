@@ -7,12 +7,12 @@ touches the keyboard is unread too: a mark stands before it, and the toolbar cou
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app_or_none
+from prompt_toolkit.application.current import get_app_session
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
@@ -148,8 +148,8 @@ class TerminalView:
 
 
 def _columns() -> int:
-    """How wide the terminal is now."""
-    return shutil.get_terminal_size().columns
+    """How wide the terminal is now, whatever the variable `COLUMNS` remembers."""
+    return get_app_session().output.get_size().columns
 
 
 class _Names(Completer):

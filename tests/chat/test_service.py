@@ -126,7 +126,9 @@ async def test_a_new_name_is_seen_by_all_who_share_a_room(serve: MakePlace) -> N
 async def test_names_that_look_alike_are_refused(serve: MakePlace, lookalike: str) -> None:
     place = await serve()
     await place.person("ada")
-    with pytest.raises(RequestFailed, match=r"'ada' is here(, and '.*' looks the same| already): take another nickname"):
+    with pytest.raises(
+        RequestFailed, match=r"'ada' is here(, and '.*' looks the same| already): take another nickname"
+    ):
         await place.person(lookalike)
 
 

@@ -31,7 +31,7 @@ class Terminal:
             str(KERNEL),
             ["chat", endpoint, *arguments],
             dimensions=(lines, columns),
-            env={**ENVIRON, "TERM": "xterm-256color"},
+            env={**ENVIRON, "TERM": "xterm-256color", "COLUMNS": "300"},  # what it was once, elsewhere
             timeout=DEADLINE_SECONDS,
         )
 

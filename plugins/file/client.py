@@ -15,7 +15,7 @@ import functools
 import os
 import select
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -218,6 +218,13 @@ class FileClient:
 
     async def entries(self, path: bytes, *, recursive: bool = False) -> AsyncIterator[Entry]:
         """What is in a directory, names relative to it; of a file, the file."""
+        async with contextlib.aclosing(self.entry_batches(path, recursive=recursive)) as batches:
+            async for batch in batches:
+                for entry in batch:
+                    yield entry
+
+    async def entry_batches(self, path: bytes, *, recursive: bool = False) -> AsyncGenerator[list[Entry], None]:
+        """The same in the lists in which it comes, for who has many."""
         async with self._exchange() as wire:
             wire.send(List(path, recursive))
             last = False
@@ -226,8 +233,7 @@ class FileClient:
                 last = answer.last
                 if not answer.entries and not last:
                     raise _senseless("no entries, and says that there are more")
-                for entry in answer.entries:
-                    yield entry
+                yield answer.entries
 
     async def remove(self, path: bytes, *, recursive: bool = False) -> None:
         await self._ask_done(Remove(path, recursive))

@@ -151,6 +151,7 @@ def _openat2(directory: int, parts: Sequence[bytes], flags: int, mode: int) -> i
             raise OSError(number, os.strerror(number), b"/".join(parts))
 
 
+@functools.lru_cache(maxsize=64)
 def _open_how(flags: int, mode: int) -> bytes:
     return b"".join(value.to_bytes(8, sys.byteorder) for value in (flags, mode, _RESOLVE))
 

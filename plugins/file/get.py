@@ -8,50 +8,46 @@ from collections.abc import AsyncIterator
 from .client import FileClient, Report
 from .download import Destination, Download, Output, split
 from .errors import FileError, in_words, sent_again
-from .messages import Directory, Failed, SmallFile
+from .messages import Directory, Entry, Failed, SmallFile
 from .names import shown
 from .progress import Progress
 from .receiving import ROUNDS_MAX
 from .sending import Moved, ignore
 from .small import SmallWriter
 from .sums import BLOCK_BYTES, small_digest
-from .transfer import Item, Mover, Skipped
+from .transfer import Batch, Item, Mover, Skipped
 
 
-async def walk(
-    files: FileClient, roots: list[tuple[bytes, bytes]], *, recursive: bool
-) -> AsyncIterator[Item | Skipped]:
+async def walk(files: FileClient, roots: list[tuple[bytes, bytes]], *, recursive: bool) -> AsyncIterator[Batch]:
     """Everything to be fetched: for each path there, under which path here."""
     for path, target in roots:
         try:
             entry = await files.stat(path)
             if entry.kind == "file":
-                yield Item(path, target, entry.size)
+                yield [Item(path, target, entry.size)]
             elif entry.kind != "directory":
-                yield Skipped(path, "link", f"{shown(path)}: it is no regular file")
+                yield [Skipped(path, "link", f"{shown(path)}: it is no regular file")]
             elif not recursive:
-                yield Skipped(path, "directory", f"{shown(path)}: it is a directory: add -r")
+                yield [Skipped(path, "directory", f"{shown(path)}: it is a directory: add -r")]
             else:
-                yield Item(path, target, None, entry.mode, entry.mtime_ns)
-                async for item in _walk(files, path, target):
-                    yield item
+                yield [Item(path, target, None, entry.mode, entry.mtime_ns)]
+                async for entries in files.entry_batches(path, recursive=True):
+                    yield [_item(entry, path, target) for entry in entries]
         except FileError as error:
             if error.kind == "protocol":
                 raise
-            yield Skipped(path, error.kind, str(error))
+            yield [Skipped(path, error.kind, str(error))]
 
 
-async def _walk(files: FileClient, path: bytes, target: bytes) -> AsyncIterator[Item | Skipped]:
-    async for entry in files.entries(path, recursive=True):
-        source = b"/".join(filter(None, (path, entry.name)))
-        inner = b"/".join(filter(None, (target, *split(entry.name))))
-        if entry.kind == "file":
-            yield Item(source, inner, entry.size)
-        elif entry.kind == "directory":
-            yield Item(source, inner, None, entry.mode, entry.mtime_ns)
-        else:
-            what = "a symbolic link" if entry.kind == "link" else "no regular file"
-            yield Skipped(source, "skipped", f"{shown(source)}: it is {what}: skipped")
+def _item(entry: Entry, path: bytes, target: bytes) -> Item | Skipped:
+    source = b"/".join(filter(None, (path, entry.name)))
+    inner = b"/".join(filter(None, (target, *split(entry.name))))
+    if entry.kind == "file":
+        return Item(source, inner, entry.size)
+    if entry.kind == "directory":
+        return Item(source, inner, None, entry.mode, entry.mtime_ns)
+    what = "a symbolic link" if entry.kind == "link" else "no regular file"
+    return Skipped(source, "skipped", f"{shown(source)}: it is {what}: skipped")
 
 
 class GetMover(Mover):

@@ -15,24 +15,22 @@ from .names import shown
 from .progress import Progress
 from .sums import small_digest
 from .threads import Ahead
-from .transfer import Item, Mover, Skipped
+from .transfer import Batch, Item, Mover, Skipped
 
 _WALK_BATCH = 64
 
 
-async def walk(roots: list[tuple[bytes, bytes]], *, recursive: bool) -> AsyncIterator[Item | Skipped]:
+async def walk(roots: list[tuple[bytes, bytes]], *, recursive: bool) -> AsyncIterator[Batch]:
     """Everything to be stored: for each local path, under which path there."""
     ahead = Ahead(_in_batches(_walk_all(roots, recursive=recursive)), 4)
     try:
         async for batch in ahead:
-            for item in batch:
-                yield item
+            yield batch
     finally:
         ahead.close()
 
 
-def _in_batches(items: Iterator[Item | Skipped]) -> Iterator[list[Item | Skipped]]:
-    """A batch costs one hand-over between the threads."""
+def _in_batches(items: Iterator[Item | Skipped]) -> Iterator[Batch]:
     while batch := list(itertools.islice(items, _WALK_BATCH)):
         yield batch
 

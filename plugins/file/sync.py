@@ -20,7 +20,7 @@ from .listing import entries_below
 from .messages import Entry
 from .names import shown
 from .threads import Ahead
-from .transfer import Item, Skipped
+from .transfer import Batch, Item, Skipped
 
 ENTRIES_MAX = 1_000_000
 """Of a server's directory: its listing is held in memory."""
@@ -115,10 +115,9 @@ async def local_entries(path: bytes, *, missing_ok: bool) -> dict[bytes, Entry]:
         root.close()
 
 
-async def walk(plan: Plan) -> AsyncIterator[Item | Skipped]:
+async def walk(plan: Plan) -> AsyncIterator[Batch]:
     """The plan's moves, as `transfer.move` takes them."""
-    for item in plan.moves:
-        yield item
+    yield plan.moves
 
 
 def remove_local(path: bytes, names: list[bytes]) -> list[Skipped]:

@@ -56,6 +56,10 @@ class Skipped:
     why: str
 
 
+Batch = list[Item | Skipped]
+"""What a walk finds, many at a time: each hand-over between threads and generators costs more than an item does."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of everything; bounded, however much a server lists.
@@ -115,7 +119,7 @@ Unit = Item | list[Item]
 
 
 async def move(
-    walk: AsyncIterator[Item | Skipped],
+    walk: AsyncIterator[Batch],
     mover: Mover,
     connect: Callable[[], FileClient],
     parallel: int,
@@ -168,31 +172,32 @@ async def _all(*works: Awaitable[None]) -> None:
 
 
 async def _units(
-    walk: AsyncIterator[Item | Skipped], directories: list[Directory], progress: Progress, outcome: Outcome
+    walk: AsyncIterator[Batch], directories: list[Directory], progress: Progress, outcome: Outcome
 ) -> AsyncIterator[Unit]:
     """Cut what the walk finds into work."""
     batch: list[Item] = []
     batch_bytes = 0
-    async for item in walk:
-        if isinstance(item, Skipped):
-            (outcome.skip if item.kind == "skipped" else outcome.failed)(item)
-            continue
-        if item.size is None:
-            if len(directories) == DIRECTORIES_MAX:
-                raise FileError("large", f"there are more than {DIRECTORIES_MAX:,} directories: take them in parts")
-            directories.append(Directory(item.target, item.mode, item.mtime_ns))
-            continue
-        progress.total_files += 1
-        progress.total_bytes += item.size
-        if item.size > SMALL_BYTES_MAX:
-            yield item
-            continue
-        cost_bytes = item.size + len(item.source) + len(item.target)
-        if len(batch) == _BATCH_FILES_MAX or batch_bytes + cost_bytes > _BATCH_BYTES_MAX:
-            yield batch
-            batch, batch_bytes = [], 0
-        batch.append(item)
-        batch_bytes += cost_bytes
+    async for found in walk:
+        for item in found:
+            if isinstance(item, Skipped):
+                (outcome.skip if item.kind == "skipped" else outcome.failed)(item)
+                continue
+            if item.size is None:
+                if len(directories) == DIRECTORIES_MAX:
+                    raise FileError("large", f"there are more than {DIRECTORIES_MAX:,} directories: take them in parts")
+                directories.append(Directory(item.target, item.mode, item.mtime_ns))
+                continue
+            progress.total_files += 1
+            progress.total_bytes += item.size
+            if item.size > SMALL_BYTES_MAX:
+                yield item
+                continue
+            cost_bytes = item.size + len(item.source) + len(item.target)
+            if len(batch) == _BATCH_FILES_MAX or batch_bytes + cost_bytes > _BATCH_BYTES_MAX:
+                yield batch
+                batch, batch_bytes = [], 0
+            batch.append(item)
+            batch_bytes += cost_bytes
     if batch:
         yield batch
 

@@ -160,6 +160,10 @@ class FileClient:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._open_wire.channel.wait_closed()
         await self._client.close()
+        if self._worker is not None:  # else this process might end before what was given up is removed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._worker.join()
 
     async def _wire(self) -> Wire:
         """The channel; another one, where the last one is over, or still has answers that nobody wants."""

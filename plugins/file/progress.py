@@ -6,7 +6,7 @@ The transfer only adds to numbers; a timer draws. Everything goes to stderr.
 from __future__ import annotations
 
 import asyncio
-import shutil
+import os
 import sys
 import time
 from typing import TextIO
@@ -15,7 +15,7 @@ _DRAW_SECONDS = 0.1
 _LINE_SECONDS = 5.0
 _SETTLE_SECONDS = 0.5
 _BAR_COLUMNS_MAX = 30
-_MINIMUM_COLUMNS = 20
+_USUAL_COLUMNS = 80
 
 
 def size(nbytes: float) -> str:
@@ -90,11 +90,17 @@ class Progress:
 
     def _draw(self) -> None:
         if not self._terminal:
-            self._stream.write(f"{self.line(80)}\n")
+            self._stream.write(f"{self.line(_USUAL_COLUMNS)}\n")
         else:
-            columns = max(_MINIMUM_COLUMNS, shutil.get_terminal_size().columns - 1)
-            self._stream.write(f"\r{self.line(columns)}\x1b[K")
+            self._stream.write(f"\r{self.line(self._columns() - 1)}\x1b[K")
         self._stream.flush()
+
+    def _columns(self) -> int:
+        """How wide the terminal is now: the one that is drawn on, which standard output need not be."""
+        try:
+            return max(2, os.get_terminal_size(self._stream.fileno()).columns or _USUAL_COLUMNS)
+        except (OSError, ValueError):
+            return _USUAL_COLUMNS
 
     def line(self, columns: int) -> str:
         """Share, bar, bytes, rate, time left, name: as much of that as fits."""

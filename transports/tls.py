@@ -101,7 +101,7 @@ class Tls(Layer):
         elif self._tls.ca:
             self._load_authorities(context, self._tls.ca, DialError)
         else:
-            context.load_default_certs()
+            await asyncio.to_thread(context.load_default_certs)  # some hundred certificates, a tenth of a second
         name = self._tls.server_name or self._host()
 
         def wrap(incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:

@@ -19,8 +19,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kernel.api import Buffer, Connection, Principal, Receiver
 from kernel.errors import ChannelClosed, Code
@@ -309,7 +308,7 @@ class TlsConnection(Connection):
         filled, room = 0, len(view)
         while room:
             try:
-                nbytes = cast(int, read(room, view[filled:]))
+                nbytes: int = read(room, view[filled:] if filled else view)  # type: ignore[assignment]
             except ssl.SSLError as stop:
                 if not (isinstance(stop, ssl.SSLWantReadError) and self._pass_on()):
                     self._stop = stop.with_traceback(None)  # which would hold on to the view
@@ -358,7 +357,7 @@ class TlsConnection(Connection):
         assert self._tls is not None
         assert self._outgoing is not None
         write, outgoing = self._tls.write, self._outgoing
-        said: list[Buffer] = []
+        said: list[Buffer] = []  # leaves by one call
         failure: ssl.SSLError | None = None
         try:
             for piece in _pieces(buffers):
@@ -431,8 +430,16 @@ class TlsConnection(Connection):
                 self._shaken.set_exception(error)
 
 
-def _pieces(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
+def _pieces(buffers: Sequence[Buffer]) -> Iterable[Buffer]:
     """What OpenSSL gets at once: small buffers are joined to a record's length, large ones cut into steps."""
+    total_bytes = sum(map(len, buffers))
+    if total_bytes > RECORD_BYTES:
+        return _records(buffers)
+    return (b"".join(buffers),) if total_bytes else ()
+
+
+def _records(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
+    """The same, where it is more than a record."""
     batch: list[Buffer] = []
     room = RECORD_BYTES
     for buffer in buffers:

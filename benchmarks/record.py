@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from benchmarks import echo, framing, scale
+from benchmarks import echo, framing, profile, scale
 from benchmarks.report import Report, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,6 +33,7 @@ PARTS: dict[str, Callable[[str], Report]] = {
         rounds={"short": 1, "usual": 2, "full": 3}[size],
         seconds={"short": 0.2, "usual": 0.3, "full": 0.5}[size],
     ),
+    "profile": lambda size: profile.run({"short": 0.5, "usual": 1.5, "full": 3.0}[size]),
 }
 _TABLE = re.compile(r"(<!-- table (?P<part>\w+)-(?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -72,6 +73,9 @@ def main() -> None:
     chosen = "short" if asked.short else "full" if asked.full else "usual"
     page = DOCS / "performance.md"
     for name in asked.only or PARTS:
+        if name == "profile" and (reason := profile.missing()):
+            print(f"no profile: {reason}", file=sys.stderr)
+            continue
         print(f"measuring {name}", file=sys.stderr)
         started = time.monotonic()
         report = PARTS[name](chosen)

@@ -62,7 +62,10 @@ class End:
         self._call("start", lambda: self.connection.start(self))
 
     def write(self, buffers: Sequence[Buffer]) -> None:
+        given = list(buffers)
         self._call("write", lambda: self.connection.write(buffers))
+        if list(buffers) != given:
+            self.faults.append("write() changed the list of buffers, which is not its own")
 
     def pause_reading(self) -> None:
         self._call("pause_reading", self.connection.pause_reading)

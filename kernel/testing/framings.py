@@ -263,6 +263,34 @@ class FramingSuite(Suite):
                 require(b"".join(frames) == sent, "what was read changed when its buffer was used again")
 
     @check
+    async def test_decoders_know_nothing_of_each_other(self) -> None:
+        """Two streams that are read by turns give what each gives alone: nothing is kept but in a decoder."""
+        self._only_if_it_keeps_messages()
+        streams = [self._stream(), self.encode(self.samples()[::-1])]
+        found: list[list[Any]] = [[], []]
+        decoders = [self.made.decoder() for _ in streams]
+        for at in range(max(map(len, streams))):
+            for decoder, stream, frames in zip(decoders, streams, found, strict=True):
+                frames += decoder.feed(stream[at : at + 1])
+        for frames, messages in zip(found, (self.samples(), self.samples()[::-1]), strict=True):
+            require(
+                self.normal(frames) == self.normal(messages), "one stream's bytes came out of another one's decoder"
+            )
+
+    @check
+    async def test_what_was_encoded_stays_as_it_is(self) -> None:
+        """What the encoder has given is not changed by what it encodes next: it may still wait to be sent."""
+        if self.made.channels:
+            skip("its encoder takes frames, not messages")
+        encode = self.made.encoder()
+        first, second = [b"first" * 5], [b"other" * 5]
+        given = encode(first)
+        before = b"".join(map(bytes, given))
+        encode(second)
+        require(b"".join(map(bytes, given)) == before, "what was encoded changed when the next message was encoded")
+        require(first == [b"first" * 5], "the encoder changed the list of messages that it was given")
+
+    @check
     async def test_an_early_end_is_noticed(self) -> None:
         """A stream that ends inside a frame is corrupt, or its rest is a message; between frames it is neither."""
         self._only_if_it_keeps_messages()

@@ -203,6 +203,29 @@ class KeepsViews(NetstringDecoder):
         return [whole[at : at + len(m)] if m and (at := bytes(data).find(m)) >= 0 else m for m in messages]
 
 
+@found_by("decoders know nothing of each other")
+class KeepsBytesInItsClass(NetstringDecoder):
+    ours: ClassVar[bytearray] = bytearray()
+
+    def feed(self, data: Buffer) -> list[bytes]:
+        self._arrived = self.ours
+        return super().feed(data)
+
+
+@found_by("what was encoded stays as it is")
+@dataclasses.dataclass(frozen=True)
+class EncodesIntoOneBuffer(Netstring):
+    def encoder(self) -> Any:
+        scratch = bytearray(1 << 20)
+
+        def encode(messages: Sequence[Buffer]) -> list[Buffer]:
+            stream = b"".join(map(bytes, Netstring.encoder(self)(messages)))
+            scratch[: len(stream)] = stream
+            return [memoryview(scratch)[: len(stream)]]
+
+        return encode
+
+
 @found_by("an early end is noticed")
 class SwallowsTheEnd(NetstringDecoder):
     def finish(self) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from testing.relay import Relay, RelayLayer, made as relays
 
-from kernel import Acceptor, Buffer, Capabilities, Connection, Endpoint, Listener, Receiver, StartError
+from kernel import Acceptor, Buffer, Capabilities, Connection, DialError, Endpoint, Listener, Receiver, StartError
 from kernel.registry import Registry
 from kernel.testing import LocalRegistry, Outcome, TransportSuite, run_checks
 
@@ -48,6 +49,25 @@ class SendsAtMostOneMegabyte(Relay):
 class SendsAtMostThousandBuffers(Relay):
     def write(self, buffers: Sequence[Buffer]) -> None:
         super().write(buffers[:1024])
+
+
+@found_by("many buffers in one write arrive")
+class TakesNothingForTheEnd(Relay):
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        if buffers:
+            super().write(buffers)
+        else:
+            self.inner.finish_writing()
+
+
+@found_by("many buffers in one write arrive")
+class EmptiesTheList(Relay):
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        mine: Any = buffers
+        waiting = []
+        while mine:
+            waiting.append(mine.pop(0))
+        super().write(waiting)
 
 
 @found_by("every kind of buffer can be written")
@@ -181,6 +201,18 @@ class DrainedTooEarly(Relay):
 
 
 # --- ends --------------------------------------------------------------------------------------------------------
+
+
+@found_by("half close ends one direction")
+class ClosesBothWhenFinishing(Relay):
+    def finish_writing(self) -> None:
+        self.inner.close()
+
+
+@found_by("pause reading holds the peer")
+class NeverResumes(Relay):
+    def resume_reading(self) -> None:
+        pass
 
 
 @found_by("half close ends one direction")
@@ -362,6 +394,31 @@ class NeverCloses(WrapsListeners):
             LEAKED.append(self.inner._sock)
 
 
+@found_by("a closed listener is gone")
+class ClosesItsConnectionsToo(RelayLayer):
+    async def listen(self, accept: Acceptor) -> Listener:
+        class Closing(Wrapped):
+            async def close(self) -> None:
+                await super().close()
+                for connection in accepted:
+                    connection.abort()
+
+        accepted: list[Connection] = []
+
+        def remember(connection: Connection) -> None:
+            accepted.append(connection)
+            accept(connection)
+
+        return Closing(await self.inner.listen(lambda connection: remember(self.wrap(connection))))
+
+
+@found_by("close sends what is pending")
+class SaysGoodbyeUnasked(Relay):
+    def close(self) -> None:
+        super().write([b"goodbye"])
+        super().close()
+
+
 @found_by("a paused listener accepts later")
 class AcceptsWhilePaused(WrapsListeners):
     class listener(Wrapped):  # noqa: N801
@@ -420,6 +477,42 @@ class SwallowsCancellation(RelayLayer):
         return await asyncio.shield(asyncio.ensure_future(super().dial()))
 
 
+@found_by("cancelling dial leaves nothing open")
+class TriesAgainWhenCancelled(RelayLayer):
+    async def dial(self) -> Connection:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+                return await super().dial()
+
+
+@found_by("cancelling dial leaves nothing open")
+class NeverEndsWhenCancelled(RelayLayer):
+    async def dial(self) -> Connection:
+        try:
+            return await super().dial()
+        except asyncio.CancelledError:
+            while True:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+
+
+@found_by("a refused dial leaves nothing open")
+class LeaksWhenRefused(RelayLayer):
+    async def dial(self) -> Connection:
+        sock = socket.socket()
+        try:
+            connection = await super().dial()
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        except DialError:
+            LEAKED.append(sock)
+            raise
+        sock.close()
+        return connection
+
+
 @found_by("nothing is left behind")
 class KeepsADescriptor(Relay):
     def connection_lost(self, error: Exception | None) -> None:
@@ -432,6 +525,24 @@ class ShowsTheSocket(Relay):
     @property
     def peer(self) -> str:
         return "127.0.0.1\n"
+
+
+@found_by("addresses are for people")
+class TellsItsOwnAddressAsThePeers(Relay):
+    @property
+    def peer(self) -> str:
+        return self.inner.local
+
+
+@found_by("addresses are for people")
+class SwapsItsAddresses(Relay):
+    @property
+    def local(self) -> str:
+        return self.inner.peer
+
+    @property
+    def peer(self) -> str:
+        return self.inner.local
 
 
 @found_by("capabilities are declared before anything starts")
@@ -473,12 +584,12 @@ def layer_of(fault: Fault) -> type[RelayLayer]:
     return fault if issubclass(fault, RelayLayer) else type("Broken", (RelayLayer,), {"wrap": fault})
 
 
-def suite_of(layer: type[RelayLayer], patience: float) -> type[TransportSuite]:
+def suite_of(layer: type[RelayLayer], patience: float, seconds_max: float) -> type[TransportSuite]:
     class Suite(TransportSuite):
         endpoint = "relay+tcp://127.0.0.1:0"
         patience_seconds = patience
         quiet_seconds = 0.1
-        check_seconds_max = 60.0
+        check_seconds_max = seconds_max
 
         def registry(self) -> Registry:
             return LocalRegistry(layer)
@@ -489,8 +600,8 @@ def suite_of(layer: type[RelayLayer], patience: float) -> type[TransportSuite]:
 def run(layer: type[RelayLayer], check: str | None = None) -> list[Outcome]:
     """What comes of all checks, or of one that will find a fault, and need not wait long for what never comes."""
     if check is None:
-        return list(run_checks(suite_of(layer, patience=30.0)))
-    return list(run_checks(suite_of(layer, patience=0.4), ["test_" + check.replace(" ", "_")]))
+        return list(run_checks(suite_of(layer, patience=30.0, seconds_max=60.0)))
+    return list(run_checks(suite_of(layer, patience=0.4, seconds_max=5.0), ["test_" + check.replace(" ", "_")]))
 
 
 @pytest.fixture(autouse=True)

@@ -41,10 +41,11 @@ class DataChecks(TransportBase):
 
     @check
     async def test_many_buffers_in_one_write_arrive(self) -> None:
-        """A write of thousands of buffers of all sizes, empty ones among them, arrives in order (a stream)."""
+        """Writes of thousands of buffers of all sizes, of empty ones and of none arrive in order (a stream)."""
         self.only_if(not self.capabilities.preserves_messages, "it carries messages")
         buffers = [noise(number % 300, number) for number in range(3000)]
         async with self.pair() as (client, server):
+            client.write([])
             await self.send(client, server, buffers)
             await self.send(server, client, [b"", *buffers[:10]])
 

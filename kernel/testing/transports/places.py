@@ -55,8 +55,10 @@ class PlaceChecks(TransportBase):
 
     @check
     async def test_addresses_are_for_people(self) -> None:
-        """`local` and `peer` are one printable line at both ends, also when the connection is over."""
-        async with self.pair() as (client, server):
+        """`local` and `peer` are one printable line, also when it is over, and neither is taken for the other."""
+        async with self.listening() as place:
+            client, server = await place.connect()
+            _require_own_places(place.listener.endpoint.address, client, server)
             for end in (client, server):
                 _require_printable(end)
                 end.abort()
@@ -179,12 +181,14 @@ class PlaceChecks(TransportBase):
                 (await transport.dial()).abort()
 
             await _require_error(KernelError, None, dial)
+            await asyncio.sleep(0)  # what takes its time over each does not hold the loop for as long as over all
 
     @check
     async def test_cancelling_dial_leaves_nothing_open(self) -> None:
-        """`dial`, cancelled at any await, closes what it has opened."""
+        """`dial`, cancelled at any await, closes what it has opened and ends; the listener goes on."""
         async with self.listening() as place:
             await place.connect()
+            ignored = heeded = 0
             async with self._leaving_nothing(place, "after dial() was cancelled"):
                 for steps in range(_DIAL_STEPS):
                     dialling = asyncio.ensure_future(self.make(place.listener.dial_endpoint).dial())
@@ -192,10 +196,28 @@ class PlaceChecks(TransportBase):
                         await asyncio.sleep(0)
                     finished = dialling.done()
                     dialling.cancel()
-                    with contextlib.suppress(asyncio.CancelledError):
+                    try:
                         (await dialling).abort()
+                        ignored += not finished
+                    except asyncio.CancelledError:
+                        heeded += steps > 0  # before it has begun, nobody can ignore it
                     if finished:
                         break
+            # At its last await the connection may be there already; who never ends has swallowed it.
+            require(heeded or not ignored, "dial() was cancelled, and returned a connection all the same")
+            await place.dial()
+
+    @check
+    async def test_a_refused_dial_leaves_nothing_open(self) -> None:
+        """Where nobody listens, `dial` is a DialError, and what it has opened is closed again (where it is told)."""
+        self.only_if(self.capabilities.reliable, "nobody is told that nobody is there")
+        async with self.listening() as place:
+            await place.connect()
+            await place.close()
+            async with self._leaving_nothing(place, "after dial() was refused"):
+                for _ in range(3):
+                    dialling = self.make(place.listener.dial_endpoint)
+                    await _require_error(DialError, place.listener.endpoint, dialling.dial)
 
     @check
     async def test_nothing_is_left_behind(self) -> None:
@@ -238,6 +260,17 @@ class PlaceChecks(TransportBase):
                 await end.until(lambda end=end: end.eof or end.lost, "the end of a connection whose peer is gone")  # type: ignore[misc]
             end.abort()
             await end.until(lambda end=end: end.lost, "connection_lost after abort()")  # type: ignore[misc]
+
+
+def _require_own_places(bound: str, client: End, server: End) -> None:
+    """Limits are kept for each `peer`: it is not who asks, and the listener's place is not the client's. (All names of
+    one socket file are the same.)"""
+    for end, other in ((client, server), (server, client)):
+        own = end.connection.local
+        mistaken = own == end.connection.peer and own != other.connection.local
+        require(not mistaken, f"{end.name}'s `peer` is its own address, {own!r}")
+    swapped = client.connection.local == bound != client.connection.peer
+    require(not swapped, f"the client's `local` is where the listener is, {bound!r}: `local` and `peer` are swapped")
 
 
 def _require_printable(end: End) -> None:

@@ -2,8 +2,9 @@
 
 A pin is the hash of the distribution's RECORD, the list that the installer wrote of all its files with a hash of each.
 A distribution keeps its pin while its RECORD has that hash and its files are those of the RECORD; so a new version, a
-new file or an edit in place is noticed before anything is imported. Compiled files have no hash in a RECORD: a pin
-guards against surprises, not against somebody who may write where Python's packages lie.
+file that is gone or an edit in place is noticed before anything is imported. Compiled files have no hash in a RECORD,
+and it does not tell of files that others have added: a pin guards against surprises, not against somebody who may
+write where Python's packages lie.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def pin_of(plugin: Plugin) -> Pin | None:
 
 def fault(plugin: Plugin, pins: Iterable[Pin]) -> str:
     """How a plugin's distribution differs from its pins, in words; empty when it does not, or has none."""
-    wanted = {pin.digest for pin in pins if pin.distribution == plugin.distribution}
+    from kernel.registry import normalised
+
+    own = normalised(plugin.distribution)
+    wanted = {pin.digest for pin in pins if normalised(pin.distribution) == own}
     if not wanted:
         return ""
     record = _record(plugin.path)

@@ -86,8 +86,11 @@ class Policy(NamedTuple):
 
     def permits(self, plugin: Plugin) -> bool:
         """Whether the plugin may be imported."""
-        ways = {plugin.name, f"{plugin.name}@{plugin.distribution}", f"@{plugin.distribution}"}
-        return ways.isdisjoint(self.denied) and (not self.allowed or not ways.isdisjoint(self.allowed))
+        distribution = normalised(plugin.distribution)
+        ways = {plugin.name, f"{plugin.name}@{distribution}", f"@{distribution}"}
+        return ways.isdisjoint(map(_entry, self.denied)) and (
+            not self.allowed or not ways.isdisjoint(map(_entry, self.allowed))
+        )
 
 
 class Registry:
@@ -272,7 +275,7 @@ def _distributions(place: str) -> Iterator[tuple[str, _Metadata]]:
         stem, dot, ending = name.rpartition(".")
         if ending in ("dist-info", "egg-info") and dot:
             directory = os.path.join(place, name)
-            yield _normalised(stem.partition("-")[0]), _Metadata(directory, _reader(directory))
+            yield normalised(stem.partition("-")[0]), _Metadata(directory, _reader(directory))
 
 
 def _zipped_distributions(archive: str) -> Iterator[tuple[str, _Metadata]]:
@@ -280,7 +283,7 @@ def _zipped_distributions(archive: str) -> Iterator[tuple[str, _Metadata]]:
 
     for distribution in distributions(path=[archive]):
         yield (
-            _normalised(distribution.metadata["Name"]),
+            normalised(distribution.metadata["Name"]),
             _Metadata(archive, lambda name, found=distribution: found.read_text(name) or ""),  # type: ignore[misc]
         )
 
@@ -315,5 +318,12 @@ def _headers(metadata: _Metadata) -> Mapping[str, str]:
     return {"Name": "unknown", "Version": "?"} | dict(_HEADER.findall(text.partition("\n\n")[0]))
 
 
-def _normalised(name: str) -> str:
+def _entry(text: str) -> str:
+    """An entry of a policy; pip takes `My_Dist` and `my-dist` for one distribution, and so do we."""
+    name, at, distribution = text.partition("@")
+    return name + at + normalised(distribution)
+
+
+def normalised(name: str) -> str:
+    """A distribution's name as names are compared."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -56,6 +56,19 @@ def test_one_of_several_pins_is_enough_and_those_of_others_do_not_count(record: 
     assert registry(record, others[1]).load(SERVICES, "good").name == "good"
 
 
+def test_a_pin_holds_however_the_name_is_written(record: Path):
+    assert "plugins_pinned names" in refusal(record, Pin("Good_Dist", "0" * 64))
+
+
+@pytest.mark.parametrize("entry", ["@good-dist", "@Good_Dist", "good@GOOD.dist"])
+def test_a_distribution_is_denied_however_its_name_is_written(record: Path, entry: str):
+    denied = Registry(Policy(denied=(entry,)), path=[str(record.parents[1])])
+    with pytest.raises(PluginError, match="is not allowed here: plugins_denied names it"):
+        denied.find(SERVICES, "good")
+    allowed = Registry(Policy(allowed=(entry,)), path=[str(record.parents[1])])
+    assert allowed.find(SERVICES, "good").name == "good"
+
+
 def refusal(record: Path, pinned: Pin) -> str:
     found = registry(record, pinned)
     with pytest.raises(PluginError) as caught:

@@ -83,7 +83,7 @@ async def test_a_start_that_is_cancelled_anywhere_leaves_nothing_open(tmp_path: 
             starting.cancel()
             await asyncio.wait([starting])
             await server.stop()
-            assert descriptors() == before, f"after {steps} turns"
+            await eventually(lambda: descriptors() <= before)  # a resolver's thread may still read its files
         assert "socket" not in os.listdir(tmp_path)
 
 
@@ -99,7 +99,7 @@ async def test_a_server_that_is_stopped_while_it_starts_does_not_go_on(tmp_path:
         service.going.set()
         with pytest.raises(StartError, match="the server was stopped while it was starting"):
             await starting
-    assert descriptors() == before
+        await eventually(lambda: descriptors() <= before)
 
 
 async def enter(plain: Plain, connection: int) -> None:
@@ -179,7 +179,7 @@ async def test_a_listener_that_fails_to_close_keeps_no_other_open(
     assert record.getMessage() == f"unix:{tmp_path}/socket failed to close"
     monkeypatch.undo()
     await first.close()
-    assert descriptors() == before
+    await eventually(lambda: descriptors() <= before)
 
 
 class Unmade(RawFraming):

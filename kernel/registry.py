@@ -155,6 +155,8 @@ class Registry:
     def _missing(self, group: str, name: str) -> str:
         kind = group.removeprefix("kernel.").removesuffix("s")
         names = sorted({plugin.name for plugin in self.listing(group)})
+        if group == TRANSPORTS and any(layer.name == name for layer in self.listing(LAYERS)):
+            return f"'{name}' is a layer, around a transport: write {name}+tcp://..."
         installed = f"installed: {', '.join(names)}" if names else f"no {kind} is installed"
         return f"there is no {kind} '{name}': {did_you_mean(name, names) or installed}"
 

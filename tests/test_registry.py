@@ -220,3 +220,8 @@ def test_what_the_policy_denies_is_never_imported(tmp_path: Path, policy: Policy
     if refusal:
         with pytest.raises(PluginError, match="is not allowed here"):
             registry.load(SERVICES, "good")
+
+
+def test_a_layer_that_is_written_as_a_transport_is_told_to_be_one():
+    with pytest.raises(PluginError, match=r"^'chaos' is a layer, around a transport: write chaos\+tcp://\.\.\.$"):
+        Registry().find(TRANSPORTS, "chaos")

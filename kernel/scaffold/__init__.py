@@ -20,6 +20,7 @@ from kernel.registry import COMMANDS, FRAMINGS, SERVICES, TRANSPORTS, Registry
 KINDS = {"transport": TRANSPORTS, "service": SERVICES, "framing": FRAMINGS}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_NAME_LENGTH_MAX = 100
 _WORD = re.compile(r"\{\{(\w+)\}\}")
 _TEMPLATES = Path(__file__).parent / "templates"
 _DESCRIPTIONS = {
@@ -79,11 +80,17 @@ def check_name(name: str, kind: str) -> None:
     Raises:
         UsageError: it cannot.
     """
+    from kernel.cli.root import OWN
+
     if not _NAME.fullmatch(name):
         raise UsageError(f"'{name}' is no name for a plugin: write small letters, digits and hyphens, like my-{kind}")
+    if len(name) > _NAME_LENGTH_MAX:
+        raise UsageError(f"a name of {len(name)} characters is too long: take one of at most {_NAME_LENGTH_MAX}")
     package = name.replace("-", "_")
     if keyword.iskeyword(package) or package in sys.stdlib_module_names or importlib.util.find_spec(package):
         raise UsageError(f"a Python module '{package}' exists already: take another name, like my-{name}")
+    if kind == "service" and name in OWN:
+        raise UsageError(f"`kernel {name}` is a command of the kernel's own: take another name, like my-{name}")
     groups = [KINDS[kind], *([COMMANDS] if kind == "service" else [])]
     for group in groups:
         for plugin in Registry().listing(group):

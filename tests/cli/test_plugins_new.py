@@ -82,6 +82,11 @@ def test_the_place_can_be_said(new: Command):
             ["../x", "--kind", "framing"],
             "'../x' is no name for a plugin: write small letters, digits and hyphens, like my-framing",
         ),
+        (
+            ["serve", "--kind", "service"],
+            "`kernel serve` is a command of the kernel's own: take another name, like my-serve",
+        ),
+        (["x" * 300, "--kind", "framing"], "a name of 300 characters is too long: take one of at most 100"),
         (["there", "--kind", "framing"], "there exists already: take another name, or add --directory DIRECTORY"),
     ],
 )

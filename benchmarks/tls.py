@@ -220,7 +220,8 @@ def openssl_server(place: Path) -> Iterator[dict[str, list[str]]]:
     server = subprocess.Popen(
         [*serve, "-accept", f"127.0.0.1:{port}"], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    ask = f"printf 'GET /big HTTP/1.0\\r\\n\\r\\n' | openssl s_client -quiet -ign_eof -connect 127.0.0.1:{port} 2>&-"
+    fetch = f"openssl s_client -quiet -ign_eof -connect 127.0.0.1:{port} 2>/dev/null"
+    ask = f"printf 'GET /big HTTP/1.0\\r\\n\\r\\n' | {fetch}"
     try:
         yield {"openssl s_server": ["sh", "-c", ask + " || true"]}
     finally:

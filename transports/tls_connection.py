@@ -365,7 +365,7 @@ class TlsConnection(Connection):
                 if outgoing.pending > _STEP_BYTES:
                     said.append(outgoing.read())
         except ssl.SSLError as error:
-            failure = error
+            failure = error.with_traceback(None)  # which would hold on to this frame, and so to us
         if outgoing.pending:
             said.append(outgoing.read())
         if said:

@@ -499,6 +499,9 @@ class FileClient:
             if not (isinstance(error, FileError) and error.kind in ("changed", "missing", "denied")):
                 self._give_up()
             raise
+        except BrokenPipeError:
+            self._give_up()
+            raise
         except OSError as error:
             self._give_up()
             raise in_words(path, error) from error

@@ -193,7 +193,7 @@ def _put_stream(way: _Way, locals_: list[str], target: str) -> int:
             )
             outcome.done(report)
 
-    return _reported(way, main(), outcome, "stored")
+    return _reported(way, main(), outcome, "stored", resumes=False)
 
 
 @file.command(short_help="Fetch files or directories.")
@@ -259,7 +259,7 @@ def _get_stream(way: _Way, remotes: list[str]) -> int:
                 fetched = await getting.fetch_to(files, os.fsencode(remote), sys.stdout.fileno(), moved=progress.moved)
                 outcome.done(fetched)
 
-    return _reported(way, main(), outcome, "fetched")
+    return _reported(way, main(), outcome, "fetched", resumes=False)
 
 
 @file.command(short_help="Make a directory there like one here, or the other way round.")
@@ -344,7 +344,7 @@ def _parallel(way: _Way, several: bool) -> int:
     return (way.parallel or _PARALLEL_DEFAULT) if several else 1
 
 
-def _reported(way: _Way, main: Coroutine[Any, Any, None], outcome: Outcome, verb: str) -> int:
+def _reported(way: _Way, main: Coroutine[Any, Any, None], outcome: Outcome, verb: str, *, resumes: bool = True) -> int:
     """Do it, and say what came of it."""
     import time
 
@@ -368,6 +368,8 @@ def _reported(way: _Way, main: Coroutine[Any, Any, None], outcome: Outcome, verb
             click.echo(f"kernel: and {outcome.omitted:,} more", err=True)
         if not way.quiet and (outcome.files or interrupted):
             click.echo(report.summary(outcome, seconds, verb, verified=not way.no_verify), err=True)
+        if not way.quiet and interrupted and resumes:
+            click.echo("kernel: interrupted: the same command continues", err=True)
     if interrupted:
         return INTERRUPTED
     if error is not None:

@@ -212,6 +212,11 @@ class Output:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:  # whoever gave us this pipe does not want to wait, but we must
                 select.select([], [self._fd], [])
+            except BrokenPipeError:
+                raise  # nobody reads it any more, which is no error
+            except OSError as error:
+                text = f"standard output cannot be written: {(error.strerror or str(error)).lower()}"
+                raise FileError("io", text) from error
 
 
 def split(path: bytes) -> list[bytes]:

@@ -94,6 +94,24 @@ def test_pipes(kernel: Run, endpoint: str, root: Path):
     assert kernel("file", "get", endpoint, "piped", "-", "-q") == (0, "through a pipe", "")
 
 
+def test_a_pipe_that_nobody_reads_ends_the_command_quietly(
+    endpoint: str, root: Path, environ: dict[str, str], tmp_path: Path
+):
+    (root / "large").write_bytes(os.urandom(5_000_000))
+    command = [KERNEL, "file", "get", endpoint, "large", "-"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(10)) == 10
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"kernel: error: standard output cannot be written: no space left on device\n"
+
+
 def test_a_listing_looks_like_ls(kernel: Run, endpoint: str, root: Path):
     (root / "file.txt").write_bytes(b"12345")
     (root / "file.txt").chmod(0o640)

@@ -41,7 +41,10 @@ async def walk(files: FileClient, roots: list[tuple[bytes, bytes]], *, recursive
 
 def _item(entry: Entry, path: bytes, target: bytes) -> Item | Skipped:
     source = b"/".join(filter(None, (path, entry.name)))
-    inner = b"/".join(filter(None, (target, *split(entry.name))))
+    try:
+        inner = b"/".join(filter(None, (target, *split(entry.name))))
+    except FileError as error:
+        return Skipped(source, error.kind, str(error))
     if entry.kind == "file":
         return Item(source, inner, entry.size)
     if entry.kind == "directory":

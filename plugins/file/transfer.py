@@ -154,10 +154,19 @@ async def move(
         async with connect() as files:
             deepest_first = sorted(directories, key=lambda directory: -directory.path.count(b"/"))
             for at in range(0, len(deepest_first), _DIRECTORIES_AT_ONCE):
-                try:
-                    await mover.directories(files, deepest_first[at : at + _DIRECTORIES_AT_ONCE])
-                except FileError as error:
-                    outcome.failed(Skipped(deepest_first[at].path, error.kind, str(error)))
+                await _set_directories(files, mover, deepest_first[at : at + _DIRECTORIES_AT_ONCE], outcome)
+
+
+async def _set_directories(files: FileClient, mover: Mover, directories: list[Directory], outcome: Outcome) -> None:
+    """All in one message; where one of them cannot be, each by itself, so that the others are."""
+    try:
+        await mover.directories(files, directories)
+    except FileError as error:
+        if len(directories) == 1:
+            outcome.failed(Skipped(directories[0].path, error.kind, str(error)))
+            return
+        for directory in directories:
+            await _set_directories(files, mover, [directory], outcome)
 
 
 async def _all(*works: Awaitable[None]) -> None:

@@ -290,3 +290,26 @@ def available(pipe: int) -> int:
     buffer = array.array("i", [0])
     fcntl.ioctl(pipe, termios.FIONREAD, buffer)
     return buffer[0]
+
+
+@pytest.mark.parametrize("direction", ["put", "get"])
+def test_a_directory_that_cannot_be_made_takes_no_other_with_it(
+    kernel: Run, endpoint: str, root: Path, tmp_path: Path, direction: str
+):
+    """They go in one message, many at a time."""
+    here, base = (tmp_path, root / "to") if direction == "put" else (root, tmp_path / "to")
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        (here / "tree" / name).mkdir(parents=True)
+        os.utime(here / "tree" / name, (1, 1))
+    there = base / "tree"
+    there.mkdir(parents=True)
+    (there / "b").write_bytes(b"in the way")
+    arguments = [here / "tree", "to"] if direction == "put" else ["tree", base]
+    code, _, err = kernel("file", direction, endpoint, "-r", *arguments)
+    assert code == 1
+    failed = [line for line in err.splitlines() if line.startswith("kernel: error:")]
+    assert len(failed) == 1, err
+    assert "b" in failed[0]
+    assert sorted(os.listdir(there)) == names
+    assert [(there / name).stat().st_mtime for name in names if name != "b"] == [1, 1, 1]

@@ -239,6 +239,21 @@ def test_names_lead_nowhere(kernel: Run, hosting: Hosting, here: Path, tmp_path:
         subprocess.run(["rm", "-r", target, here / "x"], capture_output=True)
 
 
+async def one_name_that_cannot_be(wire: Wire, request: Message) -> None:
+    """A directory of three files, of which the one in the middle has an impossible name."""
+    if isinstance(request, Stat):
+        wire.send(Entries([entry(b"", "directory")], last=True))
+    elif isinstance(request, List):
+        wire.send(Entries([entry(b"before"), entry(b"../between"), entry(b"behind")], last=True))
+    elif isinstance(request, GetSmall):
+        wire.send(Smalls([small(path) for path in request.paths]))
+
+
+def test_a_name_that_cannot_be_takes_no_other_with_it(kernel: Run, hosting: Hosting, here: Path):
+    one_line(kernel("file", "get", hosting(one_name_that_cannot_be), "-r", "x", "target"), "between", "leads out")
+    assert sorted(os.listdir(here / "target")) == ["before", "behind"]
+
+
 # --- fetching ------------------------------------------------------------------------------------------------------
 
 ONE = Entries([entry(b"x", size=1)], last=True)

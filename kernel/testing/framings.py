@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from kernel import options
@@ -25,6 +26,7 @@ from kernel.errors import OptionError
 from kernel.framing import Buffer, DecodeError, Decoder, EncodeError
 from kernel.registry import FRAMINGS, Registry
 from kernel.testing.checks import CheckFailed, Suite, check, require, skip
+from kernel.testing.work import work_of_feeding
 
 _SIZES = (1, 2, 3, 7, 0, 64, 255, 256, 1)
 _LONG_BYTES = 300 * 1024
@@ -35,6 +37,16 @@ _SMALL_LIMIT_BYTES = 64
 # What a decoder may hold beyond its limit: a header, and what it takes in before it looks.
 _SLACK_BYTES = 256
 _FLOOD_BYTES = 64 * 1024
+# The limits at whose edges messages are tried.
+_EDGE_LIMITS = (40, 41, 64)
+# Two messages of such sizes, the second one `_LONGER` times as long, for comparing what a byte of each costs.
+_WORK_BYTES = (256, 60)
+_LONGER = 4
+_GROWTH_MAX = 1.5
+# Less work than that a byte is not compared: it is an allocation that falls into one of them.
+_WORK_MIN = 16
+# Of a stream so short every byte is damaged, and it is cut everywhere.
+_SHORT_STREAM_BYTES = 80
 
 
 class Outcomes(NamedTuple):
@@ -77,6 +89,10 @@ class FramingSuite(Suite):
     def encode(self, messages: Sequence[Buffer]) -> bytes:
         """The messages as one stream."""
         return b"".join(bytes(buffer) for buffer in self.made.encoder()(messages))
+
+    def longest(self, limit_bytes: int) -> int | None:
+        """How long a message a limit lets pass; None: the message may be as long as the limit, or else its frame."""
+        return None
 
     def normal(self, frames: Sequence[Any]) -> list[Any]:
         """Frames as they are compared; of a framing with channels, runs are joined or cut here."""
@@ -326,12 +342,28 @@ class FramingSuite(Suite):
         """A damaged stream gives the same messages and the same error in one chunk, in many, and byte by byte."""
         for stream in self._damaged():
             self._feed_anything(stream)
-            whole, code = self.decode([stream])
-            for chunks in (_bytewise(stream), _cut(stream, len(stream))):
-                cut, cut_code = self.decode(chunks)
-                same = (cut, cut_code) == (whole, code) or not self._keeps_messages
-                told = f"one chunk gives {_told(whole, code)}, many give {_told(cut, cut_code)}"
-                require(same, f"{_shown(stream)}: {told}")
+            self._require_same_however_cut(stream, [_bytewise(stream), _cut(stream, len(stream))])
+        for stream in self._damaged_everywhere():
+            self._require_same_however_cut(stream, _all_cuts(stream))
+
+    @check
+    async def test_a_frame_costs_no_more_byte_by_byte_the_longer_it_is(self) -> None:
+        """Fed byte by byte, the work of a byte is the same in a long frame: what has been looked at is not again."""
+        self._only_if_it_keeps_messages()
+        fits = [size for size in _WORK_BYTES if self._carries(b"w" * _LONGER * size)]
+        if not fits:
+            skip("its frames are short")
+        short_bytes, long_bytes = (len(self.encode([b"w" * size])) for size in (fits[0], _LONGER * fits[0]))
+        expected = max(_WORK_MIN, self._work_of(fits[0]) / short_bytes) * long_bytes
+        work = self._work_of(_LONGER * fits[0], _GROWTH_MAX * expected)
+        told = (
+            f"byte by byte, a frame of {long_bytes} bytes costs more than its share beside one of {short_bytes} bytes"
+        )
+        require(work <= _GROWTH_MAX * expected, f"{told}: what has been looked at is looked at again")
+
+    def _work_of(self, message_bytes: int, units_max: float = math.inf) -> int:
+        chunks = _bytewise(self.encode([b"w" * message_bytes]))
+        return work_of_feeding(self.made.decoder(), chunks, units_max)
 
     @check
     async def test_it_agrees_with_its_reference(self) -> None:
@@ -351,9 +383,9 @@ class FramingSuite(Suite):
     async def test_its_limit_holds(self) -> None:
         """A frame over the limit is refused from its header, or at the limit: no more than that is ever held."""
         self._only_if_it_keeps_messages()
-        limits = [field.name for field in dataclasses.fields(self.made) if field.name.endswith("_bytes_max")]
+        limits = self._limits()
         require(limits, "it has no option that ends with _bytes_max: a peer decides how much its decoder holds")
-        small = self.make(**dict.fromkeys(limits, _SMALL_LIMIT_BYTES))
+        small = self._limited(_SMALL_LIMIT_BYTES)
         stream = self._frame_over(_SMALL_LIMIT_BYTES)
         decoder = small.decoder()
         for count, byte in enumerate(_bytewise(stream), start=1):
@@ -367,10 +399,44 @@ class FramingSuite(Suite):
         require(not found.corrupt, "a frame of half the limit is refused")
 
     @check
+    async def test_its_limit_is_met_to_the_byte(self) -> None:
+        """A message as long as the limit passes, one byte more does not, wherever the bytes are cut."""
+        self._only_if_it_keeps_messages()
+        if not self._limits():
+            skip("it has no option that ends with _bytes_max")
+        for limit in _EDGE_LIMITS:
+            framing = self._limited(limit)
+            stream = self.encode([b"x" * limit])
+            sizes = range(limit - len(stream), limit + 4) if len(stream) < 2 * limit else range(limit + 4)
+            passes = [size for size in sizes if size > 0 and self._passes(size, framing)]
+            require(passes, f"with a limit of {limit} bytes, no message of about that length passes")
+            self._require_exact(limit, passes[-1], len(stream) - limit)
+            self._require_edge(framing, passes[-1])
+
+    def _passes(self, size: int, framing: Any) -> bool:
+        try:
+            return not self.decode([self.encode([b"x" * size])], framing)[0].corrupt
+        except EncodeError:
+            return False
+
+    def _require_exact(self, limit: int, found: int, overhead: int) -> None:
+        """The longest message is as long as the limit, or its frame is."""
+        expected = self.longest(limit)
+        right = {limit, limit - overhead} if expected is None else {expected}
+        wanted = " or ".join(map(str, sorted(right)))
+        require(found in right, f"with a limit of {limit} bytes the longest message has {found}, not {wanted}")
+
+    def _require_edge(self, framing: Any, longest: int) -> None:
+        """Around the longest message, the outcome is the same wherever the bytes are cut."""
+        for size in (longest - 1, longest, longest + 1):
+            with contextlib.suppress(EncodeError):
+                stream = self.encode([b"x" * size]) + self.encode([b"y"])
+                self._require_same_however_cut(stream, [_bytewise(stream), *_all_cuts(stream)], framing)
+
+    @check
     async def test_nothing_grows_without_end(self) -> None:
         """Bytes that never end a frame are given up at the limit: no decoder holds more (where a limit can be set)."""
-        limits = [field.name for field in dataclasses.fields(self.made) if field.name.endswith("_bytes_max")]
-        small = self.make(**dict.fromkeys(limits, _SMALL_LIMIT_BYTES))
+        small = self._limited(_SMALL_LIMIT_BYTES)
         for number in (0, 1, 9, 32, 48, 49, 57, 65, 127, 128, 255):
             decoder = small.decoder()
             for _ in range(_FLOOD_BYTES // 64):
@@ -412,6 +478,21 @@ class FramingSuite(Suite):
         if not self._keeps_messages:
             skip("its messages are whatever a read brings")
 
+    def _limits(self) -> list[str]:
+        return [field.name for field in dataclasses.fields(self.made) if field.name.endswith("_bytes_max")]
+
+    def _limited(self, limit_bytes: int) -> Any:
+        """The framing with other limits."""
+        return self.make(**dict.fromkeys(self._limits(), limit_bytes))
+
+    def _require_same_however_cut(self, stream: bytes, ways: Iterable[Sequence[bytes]], framing: Any = None) -> None:
+        whole, code = self.decode([stream], framing)
+        for chunks in ways:
+            cut, cut_code = self.decode(chunks, framing)
+            same = (cut, cut_code) == (whole, code) or not self._keeps_messages
+            told = f"one chunk gives {_told(whole, code)}, {len(chunks)} give {_told(cut, cut_code)}"
+            require(same, f"{_shown(stream)}: {told}")
+
     def _require_same(self, messages: list[bytes], stream: bytes, what: str) -> None:
         found, code = self.decode([stream])
         require(not found.corrupt and not found.rest, f"{what}: decoding failed: {code}")
@@ -427,6 +508,15 @@ class FramingSuite(Suite):
             for _ in range(chance.randrange(1, 4)):
                 damaged[chance.randrange(len(damaged))] = chance.randrange(256)
             yield bytes(damaged)
+
+    def _damaged_everywhere(self) -> Iterator[bytes]:
+        """A short stream, each of its bytes made another one."""
+        messages = self.samples()[:4]
+        while len(stream := self.encode(messages)) > _SHORT_STREAM_BYTES and len(messages) > 1:
+            messages.pop()
+        for at, byte in enumerate(stream[:_SHORT_STREAM_BYTES]):
+            for other in (byte ^ 1, byte ^ 0x80, 0):
+                yield stream[:at] + bytes([other]) + stream[at + 1 :]
 
     def _feed_anything(self, stream: bytes) -> None:
         decoder = self.made.decoder()
@@ -451,6 +541,10 @@ def _code(decoder: Decoder[Any]) -> str:
 
 def _bytewise(stream: bytes) -> list[bytes]:
     return [stream[at : at + 1] for at in range(len(stream))]
+
+
+def _all_cuts(stream: bytes) -> Iterator[list[bytes]]:
+    return ([stream[:at], stream[at:]] for at in range(1, len(stream)))
 
 
 def _cut(stream: bytes, seed: int) -> list[bytes]:

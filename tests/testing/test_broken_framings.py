@@ -274,6 +274,65 @@ class WordsItsErrorsByTheRead(NetstringDecoder):
             raise
 
 
+@found_by("damage is found wherever the bytes are cut")
+class TrustsTheCut(NetstringDecoder):
+    """A delimiter that a read begins with, and does not end with, is not looked at."""
+
+    def feed(self, data: Buffer) -> list[bytes]:
+        self.before = len(self._arrived) if len(data) > 1 else -1
+        return super().feed(data)
+
+    def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
+        colon = data.find(b":", start, start + 8)
+        digits = bytes(data[start : max(colon, start)])
+        end = colon + 1 + int(digits) if digits.isdigit() else -1
+        if 0 < end == self.before and end < len(data) and end - colon - 1 <= self.frame_bytes_max:
+            return bytes(data[colon + 1 : end]), end + 1
+        return super().cut(data, start)
+
+
+@found_by("a frame costs no more byte by byte the longer it is")
+class SearchesFromTheStart(NetstringDecoder):
+    def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
+        data.find(b",", start)
+        return super().cut(data, start)
+
+
+@found_by("a frame costs no more byte by byte the longer it is")
+class CopiesAllAtEachByte(NetstringDecoder):
+    def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
+        rest = bytes(data[start:])
+        found = super().cut(bytearray(rest), 0)
+        return found and (found[0], start + found[1])
+
+
+@found_by("a frame costs no more byte by byte the longer it is")
+class AddsItsBytesUpAgain(NetstringDecoder):
+    def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
+        seen = 0
+        for at in range(start, len(data)):
+            seen += data[at] & 1
+        return super().cut(data, start)
+
+
+@found_by("a frame costs no more byte by byte the longer it is")
+class KeepsBytes(NetstringDecoder):
+    """What has arrived is one object of bytes, made anew by each read."""
+
+    tail = b""
+
+    @property
+    def pending_bytes(self) -> int:
+        return len(self.tail)
+
+    def feed(self, data: Buffer) -> list[bytes]:
+        self.tail += bytes(data)
+        before = len(self._arrived)
+        messages = super().feed(data)
+        self.tail = self.tail[before + len(data) - len(self._arrived) :] if messages else self.tail
+        return messages
+
+
 @found_by("it agrees with its reference")
 class TakesAnyEnd(NetstringDecoder):
     def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
@@ -296,6 +355,32 @@ class WaitsForTheWholeFrame(NetstringDecoder):
         if found is not None and len(found[0]) > limit:
             raise DecodeError("too_large", "a frame over the limit")
         return found
+
+
+@found_by("its limit is met to the byte")
+class StopsOneByteBelow(NetstringDecoder):
+    def cut(self, data: bytearray, start: int) -> tuple[bytes, int] | None:
+        found = super().cut(data, start)
+        if found is not None and len(found[0]) >= self.frame_bytes_max:
+            raise DecodeError("too_large", "a frame at the limit")
+        return found
+
+
+@found_by("its limit is met to the byte")
+class StopsOneByteAbove(NetstringDecoder):
+    def __init__(self, frame_bytes_max: int) -> None:
+        super().__init__(frame_bytes_max + 1)
+
+
+@found_by("its limit is met to the byte")
+class CountsWhatHasArrived(NetstringDecoder):
+    """Whole frames pass, and unfinished ones are refused when as many bytes are there as their message may have."""
+
+    def feed(self, data: Buffer) -> list[bytes]:
+        messages = super().feed(data)
+        if len(self._arrived) > self.frame_bytes_max and self._error is None:
+            self._error = DecodeError("too_large", "too many bytes without an end")
+        return messages
 
 
 @found_by("its limit holds")

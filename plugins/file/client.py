@@ -63,7 +63,7 @@ from .messages import (
 )
 from .names import printable, shown
 from .receiving import ROUNDS_MAX, WAITING_BLOCKS_MAX, Target, receive_blocks
-from .sending import Limiter, Moved, Sender, ignore
+from .sending import Limiter, Moved, Sender, ignore, send_block
 from .source import Source
 from .threads import Ahead, Worker
 from .wire import Wire
@@ -258,6 +258,7 @@ class FileClient:
 
     async def put_small(self, files: list[SmallFile], policy: Policy) -> list[Stored | Failed]:
         """Store small files; what became of each, in order."""
+        await self._limiter.spend(sum(len(file.data) for file in files))
         async with self._exchange() as wire:
             wire.send(PutSmall(files, policy, parents=True))
             outcomes = (await wire.expect(Outcomes)).outcomes
@@ -278,6 +279,7 @@ class FileClient:
                 for path, file in zip(wanted, files, strict=True):
                     if isinstance(file, SmallFile) and file.path != path:
                         raise _senseless(f"{shown(file.path)}, where {shown(path)} was asked for")
+                    await self._limiter.spend(len(file.data) if isinstance(file, SmallFile) else 0)
                     yield _told(file)
                 came += len(files)
 
@@ -422,10 +424,8 @@ class FileClient:
             async for data, sum_ in ahead:
                 if answer.done():
                     break
-                await self._limiter.spend(len(data))
-                wire.send(Block(size // sums.BLOCK_BYTES, len(data), sum_ if self._summed else b""))
-                wire.channel.send_piece(data, len(data), True)
-                await wire.channel.drain()
+                block = Block(size // sums.BLOCK_BYTES, len(data), sum_ if self._summed else b"")
+                await send_block(wire, block, data, self._limiter)
                 size += len(data)
                 all_sums += sum_
                 moved(len(data))

@@ -12,10 +12,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from kernel.errors import Code
+
 from . import sums
 from .messages import Block, End, Hole
 from .source import Outgoing, Source
-from .sums import SUM_BYTES, block_bytes, block_count
+from .sums import SUM_BYTES, block_count
 from .threads import Ahead
 from .wire import Wire
 
@@ -42,9 +44,29 @@ class Limiter:
             if self._due - nbytes / self._rate > now:
                 await asyncio.sleep(self._due - nbytes / self._rate - now)
 
+    @property
+    def piece_bytes(self) -> int:
+        """So much at a time: what moves within a second, else a peer would take a low rate for silence."""
+        return min(self._rate or sums.BLOCK_BYTES, sums.BLOCK_BYTES)
+
 
 def ignore(nbytes: int) -> None:
     """Nobody wants to know how far it is."""
+
+
+async def send_block(wire: Wire, block: Block, data: bytes, limiter: Limiter) -> None:
+    """A block and its bytes. Who is cancelled between them resets the channel: half a block has left."""
+    wire.send(block)
+    try:
+        for at in range(0, len(data), limiter.piece_bytes):
+            piece = data[at : at + limiter.piece_bytes]
+            await limiter.spend(len(piece))
+            await wire.channel.drain()
+            wire.channel.send_piece(piece, len(data), at + len(piece) == len(data))
+    except BaseException:
+        wire.channel.reset(Code.CANCELLED, "the sender stopped inside a block")
+        raise
+    await wire.channel.drain()
 
 
 class Sender:
@@ -109,7 +131,8 @@ class Sender:
         return self._sums
 
     def _produce(self, indices: Iterable[int]) -> Iterator[Outgoing]:
-        read = self._pack is not None or not self._wire.channel.sends_files
+        paced = self._limiter.piece_bytes < sums.BLOCK_BYTES
+        read = paced or self._pack is not None or not self._wire.channel.sends_files
         for item in self._source.blocks(indices, summed=self._summed, read=read):
             if self._pack is not None and item.data is not None:
                 packed = self._pack(item.data)
@@ -118,31 +141,32 @@ class Sender:
                 yield item
 
     async def _send(self, item: Outgoing) -> None:
-        channel = self._wire.channel
         if item.count:
-            self._wire.send(Hole(item.index, item.count))
-            for index in range(item.index, item.index + item.count):
-                nbytes = block_bytes(index, self._source.size)
-                self._remember(index, sums.zeros_sum(nbytes))
-                self._moved(nbytes)
+            self._send_hole(item.index, item.count)
             return
-        await self._limiter.spend(item.nbytes if item.packed is None else len(item.packed))
         self._remember(item.index, item.sum)
         if item.packed is not None:
-            self._wire.send(Block(item.index, item.nbytes, item.sum, len(item.packed)))
-            channel.send_piece(item.packed, len(item.packed), True)
-            await channel.drain()
+            block = Block(item.index, item.nbytes, item.sum, len(item.packed))
+            await send_block(self._wire, block, item.packed, self._limiter)
         elif item.data is not None:
-            self._wire.send(Block(item.index, item.nbytes, item.sum))
-            channel.send_piece(item.data, item.nbytes, True)
-            await channel.drain()
+            await send_block(self._wire, Block(item.index, item.nbytes, item.sum), item.data, self._limiter)
         else:
+            await self._limiter.spend(item.nbytes)
             self._wire.send(Block(item.index, item.nbytes, item.sum))
-            await channel.send_file(self._source.fd, item.index * sums.BLOCK_BYTES, item.nbytes)
+            await self._wire.channel.send_file(self._source.fd, item.index * sums.BLOCK_BYTES, item.nbytes)
         self._moved(item.nbytes)
 
-    def _remember(self, index: int, sum_: bytes) -> None:
+    def _send_hole(self, index: int, count: int) -> None:
+        self._wire.send(Hole(index, count))
+        end_bytes = min((index + count) * sums.BLOCK_BYTES, self._source.size)
+        self._moved(end_bytes - index * sums.BLOCK_BYTES)
+        for sums_ in sums.zeros_sums(index, count, self._source.size):
+            self._remember(index, sums_)
+            index += len(sums_) // SUM_BYTES
+
+    def _remember(self, index: int, sums_: bytes) -> None:
+        """The sums of blocks from this one on."""
         if self._summed:
-            self._sent += sum_
+            self._sent += sums_
             at = (index - self._first) * SUM_BYTES
-            self._sums[at : at + SUM_BYTES] = sum_
+            self._sums[at : at + len(sums_)] = sums_

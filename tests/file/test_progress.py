@@ -14,12 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from file.conftest import KERNEL
+from file.conftest import KERNEL, Serving
+from file.hosts import Hosting, hosting as hosting
 from server_process import ServerProcess
 
 from kernel.plugins.file import sending
+from kernel.plugins.file.client import FileClient
+from kernel.plugins.file.errors import FileError
+from kernel.plugins.file.messages import Block, Entries, Entry, Failed, Message, Put, Ready, SmallFile, Stat
 from kernel.plugins.file.progress import Progress
-from kernel.plugins.file.sums import BLOCK_BYTES
+from kernel.plugins.file.sums import BLOCK_BYTES, block_sum
+from kernel.plugins.file.wire import Wire
 
 MIB = BLOCK_BYTES
 
@@ -180,3 +185,66 @@ async def test_a_limited_rate_is_kept_by_all_who_share_it(monkeypatch: pytest.Mo
     for at, moment in enumerate(sorted(spent)):  # one block ahead of the rate at most
         assert moment == pytest.approx(at * 0.5)
     await sending.Limiter(0).spend(1 << 40)  # no limit: nobody would wake it
+
+
+class Spent(sending.Limiter):
+    """Never waits, and remembers what was asked for."""
+
+    def __init__(self, bytes_per_second: int) -> None:
+        super().__init__(bytes_per_second)
+        self.spent: list[int] = []
+
+    async def spend(self, nbytes: int) -> None:
+        self.spent.append(nbytes)
+
+
+@pytest.mark.parametrize("way", ["plain", "packed", "stream"])
+async def test_a_low_rate_sends_little_at_a_time(way: str, serving: Serving, root: Path, tmp_path: Path):
+    """At 1 KiB/s a whole block would take longer than a server waits for a client that is silent."""
+    limiter, local = Spent(100_000), tmp_path / "local"
+    local.write_bytes(os.urandom(2 * MIB) + b"x" * 1000)
+    async with serving() as endpoint, FileClient(endpoint, limiter=limiter, packed=way == "packed") as files:
+        if way == "stream":
+            with local.open("rb") as file:
+                await files.put_stream(file.fileno(), b"x")
+        else:
+            await files.put(local, b"x")
+    assert (root / "x").read_bytes() == local.read_bytes()
+    assert max(limiter.spent) == 100_000
+    assert sum(limiter.spent) <= 2 * MIB + 1000
+
+
+async def test_small_files_count_for_the_rate(serving: Serving, root: Path):
+    limiter = Spent(100_000)
+    files_ = [SmallFile(b"%d" % at, 0, 0o644, block_sum([b"x" * 1000]), b"x" * 1000) for at in range(5)]
+    async with serving() as endpoint, FileClient(endpoint, limiter=limiter) as files:
+        await files.put_small(files_, "refuse")
+        assert sum(limiter.spent) == 5000
+        assert len([file async for file in files.get_small([file.path for file in files_])]) == 5
+    assert sum(limiter.spent) == 10_000
+
+
+async def test_who_is_refused_inside_a_block_goes_on(hosting: Hosting, tmp_path: Path):
+    """Half a block has left, and at that rate the rest would take an hour."""
+
+    class Stuck(sending.Limiter):
+        async def spend(self, nbytes: int) -> None:
+            within.set()
+            await asyncio.Event().wait()
+
+    async def play(wire: Wire, request: Message) -> None:
+        if isinstance(request, Put):
+            wire.send(Ready(0, b""))
+        elif isinstance(request, Block):
+            wire.send(Failed("full", "the disk is full"))
+        elif isinstance(request, Stat):
+            wire.send(Entries([Entry(b"x", "file", 1, 0, 0o644)], last=True))
+
+    within = asyncio.Event()
+    local = tmp_path / "local"
+    local.write_bytes(bytes(1000))
+    async with asyncio.timeout(60), FileClient(hosting(play), limiter=Stuck(1)) as files:
+        with pytest.raises(FileError, match="the disk is full"):
+            await files.put(local, b"x")
+        assert within.is_set()
+        assert (await files.stat(b"x")).size == 1

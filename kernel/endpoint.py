@@ -16,7 +16,7 @@ from kernel.errors import EndpointError
 _SHAPE = re.compile(
     r"(?P<schemes>[a-z][a-z0-9-]*(?:\+[a-z][a-z0-9-]*)*):(?://)?(?P<address>[^?]*)(?:\?(?P<query>.*))?", re.S
 )
-# A percent sign may stand for itself (`fe80::1%eth0`), except where two digits behind it would change its meaning.
+# A percent sign may stand for itself (`fe80::1%eth0`, `loss=1%`), except where two digits behind it change its meaning.
 _LOOKS_QUOTED = re.compile("%(?=[0-9A-Fa-f]{2})")
 _IPV6_CUSTOMER_BITS = 64
 _EXAMPLES = "for example tcp://127.0.0.1:7000, udp://[::1]:7000 or unix:/run/user/1000/kernel.sock"
@@ -60,11 +60,11 @@ class Endpoint:
 
     def __str__(self) -> str:
         slashes = "" if self.scheme == "unix" and not self.address.startswith("//") else "//"
-        address = quote(_LOOKS_QUOTED.sub("%25", self.address), safe="/:@[]%~,;=+$!*()")
+        address = _quoted(self.address, "/:@[]%~,;=+$!*()")
         text = f"{'+'.join((*self.layers, self.scheme))}:{slashes}{address}"
         if not self.options:
             return text
-        return text + "?" + "&".join(f"{quote(key)}={quote(value, safe='/:,@')}" for key, value in self.options.items())
+        return text + "?" + "&".join(f"{quote(key)}={_quoted(value, '/:,@%')}" for key, value in self.options.items())
 
     def with_address(self, address: str) -> Endpoint:
         """The same endpoint at another address (the real port in place of 0)."""
@@ -102,6 +102,11 @@ class Endpoint:
                 f"{self.scheme}://0.0.0.0:{port} for all addresses"
             )
         return host, int(port)
+
+
+def _quoted(text: str, safe: str) -> str:
+    """What `parse` reads as the text, as much like what was typed as can be."""
+    return quote(_LOOKS_QUOTED.sub("%25", text), safe=safe)
 
 
 def format_host_port(host: str, port: int) -> str:

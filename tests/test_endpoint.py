@@ -18,6 +18,14 @@ def test_what_is_printed_can_be_read_again(address: str, options: dict[str, str]
     assert Endpoint.parse(str(endpoint)) == endpoint
 
 
-@pytest.mark.parametrize("text", ["tcp://[fe80::1%eth0]:7000", "tcp://127.0.0.1:0?framing=line", "unix:/run/a,b.sock"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tcp://[fe80::1%eth0]:7000",
+        "tcp://127.0.0.1:0?framing=line",
+        "unix:/run/a,b.sock",
+        "chaos+tcp://127.0.0.1:7000?loss=1%&delay_seconds=5ms",
+    ],
+)
 def test_what_people_write_stays_as_it_is(text: str) -> None:
     assert str(Endpoint.parse(text)) == text

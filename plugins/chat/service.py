@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Coroutine, Iterator
 from typing import Any
 
@@ -34,6 +35,8 @@ from .text import clean_line
 
 _TOLD_MAX = 200
 _PRUNE_SECONDS = 60.0
+# More than are ever given in a second.
+_IDS_PER_SECOND = 1 << 20
 
 
 class Chat(Service, Hub):
@@ -62,7 +65,10 @@ class Chat(Service, Hub):
         options = self.chat_options
         retention = Retention(options.history_messages_max, options.history_seconds_max, options.history)
         if not options.backplane:
-            store = Store(options.store or default_store(), retention, synced=options.durable == "machine")
+            # Clients may remember ids of a history that is lost by now: they would take smaller ones for known.
+            first = int(time.time() * _IDS_PER_SECOND)
+            synced = options.durable == "machine"
+            store = Store(options.store or default_store(), retention, synced=synced, first=first)
             return LocalBackplane(store, self.context.spawn)
         if not options.backplane.startswith(("nats://", "tls://")):
             raise OptionError(f"chat: option 'backplane={options.backplane}': write nats://HOST:PORT")

@@ -84,14 +84,16 @@ class Store:
     Args:
         path: the file; `MEMORY`: none.
         synced: a commit waits for the disk.
+        first: ids are larger than this.
     """
 
-    def __init__(self, path: str, retention: Retention, *, synced: bool = False) -> None:
+    def __init__(self, path: str, retention: Retention, *, synced: bool = False, first: int = 0) -> None:
         self.path = path
         self._retention = retention
         self._synced = synced
         self._lock: int | None = None
         self._db: sqlite3.Connection | None = None
+        self._first = first
         self._last = 0
         self._since_pruned: dict[str, int] = {}
 
@@ -110,6 +112,7 @@ class Store:
             self._db.execute(f"PRAGMA synchronous={'FULL' if self._synced else 'NORMAL'}")
             self._migrate()
             [self._last] = self._db.execute("SELECT last FROM counter").fetchone()
+            self._last = max(self._last, self._first)
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise StartError(f"the chat's history '{self.path}' cannot be used: {error}") from None

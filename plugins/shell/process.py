@@ -330,7 +330,7 @@ class Process:
         *lines, self._begun = (self._begun + received).split(b"\n")
         for line in lines:
             self._heard(json.loads(line))
-        if not received and self._reports >= 0:
+        if self._reports >= 0 and (not received or self._gone is not None):
             self._close_reports()
             self._settle()
 
@@ -350,6 +350,9 @@ class Process:
                 self._settle()
         elif "gone" in message:
             self._gone = message["gone"]
+            if not self._launched:  # the command may have ended its supervisor before that could say so
+                self._launched = True
+                self._owner.started(0)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

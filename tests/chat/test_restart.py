@@ -145,3 +145,23 @@ async def test_who_missed_more_than_a_page_gets_all_pages(mortal: Mortal) -> Non
         numbers = [text.split()[0] for text in watcher.texts()]
         assert numbers == [*map(str, range(450)), "last"]
         assert room.more
+
+
+async def test_what_is_said_after_a_history_was_lost_is_heard(tmp_path: Path) -> None:
+    mortal = Mortal(tmp_path, "chat?store=memory")
+    mortal.start()
+    try:
+        async with contextlib.AsyncExitStack() as stack:
+            ada, bob = await gather_people(mortal, stack, 2)
+            for text in ("one", "two", "three"):
+                await ada.client.say("lobby", text)
+            await ada.client.tell("p1", "before")
+            await asyncio.to_thread(mortal.kill)
+            await asyncio.to_thread(mortal.start)
+            await ada.client.say("lobby", "after")
+            await ada.until(lambda ada: ada.texts()[-1:] == ["after"], DEADLINE_SECONDS)
+            await bob.until(lambda bob: bob.texts()[-1:] == ["after"], DEADLINE_SECONDS)
+            await ada.client.tell("p1", "after")
+            await bob.until(lambda bob: [told.text for told in bob.of(Told)] == ["before", "after"], DEADLINE_SECONDS)
+    finally:
+        mortal.kill()

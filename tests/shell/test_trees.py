@@ -127,13 +127,17 @@ def session(server: Server) -> Session:
     return only
 
 
-async def test_so_does_a_supervisor_that_fails(tmp_path: Path, mark: str, capfd: pytest.CaptureFixture[str]):
+async def test_so_does_a_supervisor_that_fails_and_the_audit_counts_no_survivors(
+    tmp_path: Path, mark: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
     async with serving(FREE, tmp_path) as (server, client):
         command = await tree(client, mark, STUBBORN)
         session(server)._process._orders.write(b"no order at all\n")
         assert (await command.ended()).signal == "KILL"
         await until(lambda: not marked(mark) and not zombies(os.getpid()))
     assert capfd.readouterr().err.startswith("kernel: a supervisor of the service shell failed: JSONDecodeError: ")
+    [ended] = [record for record in caplog.records if record.name == "kernel.audit.shell"]
+    assert not hasattr(ended, "survivors")
 
 
 async def test_nor_is_anything_left_when_its_command_has_ended_before(

@@ -16,7 +16,7 @@ import time
 
 from . import cgroup
 from .prctl import become_subreaper
-from .supervisor import supervise
+from .supervisor import supervise, tell
 from .tree import Wakeup, parents, send, send_all
 
 _DESCRIPTORS = 5
@@ -43,13 +43,13 @@ def say(text: str) -> None:
 
 
 class Keeper:
-    """The supervisors that are at work."""
+    """The supervisors that are at work, each with the pipe of its reports: of those that fail we tell what is left."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
         self._wakeup = Wakeup()
-        self._supervisors: set[int] = set()
-        self._killed: list[int] = []
+        self._supervisors: dict[int, int] = {}
+        self._killed: dict[int, int] = {}
 
     def run(self) -> None:
         serving = True
@@ -74,7 +74,7 @@ class Keeper:
             passed.frombytes(data[: len(data) - len(data) % passed.itemsize])
         if len(passed) == _DESCRIPTORS:
             self._fork(*passed)
-        for descriptor in passed:
+        for descriptor in set(passed).difference(self._supervisors.values()):
             os.close(descriptor)
         return True
 
@@ -84,12 +84,14 @@ class Keeper:
         except OSError:
             return  # the reports end, and the server knows
         if pid:
-            self._supervisors.add(pid)
+            self._supervisors[pid] = reports
             return
         failed = 1  # whatever happens: who fails leaves orphans behind, and we look for them
         try:
             self._wakeup.close()
             self._requests.close()
+            for descriptor in self._supervisors.values():
+                os.close(descriptor)
             supervise(orders, reports, (stdin, stdout, stderr))
             failed = 0
         except Exception as error:
@@ -111,23 +113,30 @@ class Keeper:
                 if pid in self._supervisors:  # by its command, which wants to outlive its time
                     os.kill(pid, signal.SIGKILL)
             elif pid in self._supervisors:
-                self._supervisors.discard(pid)
+                reports = self._supervisors.pop(pid)
                 if status:
                     killed = True
-                    self._killed.append(pid)
+                    self._killed[pid] = reports
+                else:
+                    os.close(reports)
             else:
                 killed = True
 
     def _end_orphans(self) -> None:
         own, deadline = os.getpid(), time.monotonic() + _PATIENCE_SECONDS
+        gone = False
         while time.monotonic() < deadline:
             self._reap()
             orphans = [pid for pid, parent in parents().items() if parent == own and pid not in self._supervisors]
-            if not orphans:
+            gone = not orphans
+            if gone:
                 break
             for pid in orphans:
                 send_all(signal.SIGKILL, pid)
                 send(signal.SIGKILL, pid, own)
             time.sleep(_POLL_SECONDS)
         while self._killed:
-            cgroup.remove(cgroup.of(self._killed.pop()))
+            supervisor, reports = self._killed.popitem()
+            cgroup.remove(cgroup.of(supervisor))
+            tell(reports, {"gone": gone})
+            os.close(reports)

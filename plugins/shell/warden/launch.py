@@ -51,7 +51,10 @@ def launch(spec: Specification, stdio: tuple[int, int, int]) -> int:
     """
     reading, writing = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise LaunchError("start", error.errno or errno.EAGAIN) from None
     if pid == 0:
         _become(spec, stdio, parent, writing)
     os.close(writing)

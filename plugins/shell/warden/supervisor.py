@@ -4,7 +4,7 @@ It talks with the server over two pipes, a JSON object a line:
 
     orders: the specification (see `launch`), then {"signal": 2} and {"end": true}; the end of the pipe means the same
     reports: {"started": pid}, or {"failed": [what, errno]}; {"exited": wait status, "cpu_seconds": ...};
-                {"gone": whether nothing is left}
+                {"gone": whether nothing is left}, the last one; the keeper says it for a supervisor that fails
 
 `end` asks first (SIGHUP, SIGTERM), and kills after `grace_seconds`. When the command itself has exited, whatever it has
 left behind lives until the server says `end`, which lets its output be read to the last byte.
@@ -51,6 +51,12 @@ def supervise(orders: int, reports: int, stdio: tuple[int, int, int]) -> None:
     lines.tell({"gone": gone})
 
 
+def tell(reports: int, message: dict[str, Any]) -> None:
+    """Report to the server, if it is there."""
+    with contextlib.suppress(OSError):
+        os.write(reports, json.dumps(message).encode() + b"\n")
+
+
 class _Lines:
     """The two pipes, line by line. A server that is gone is no error: it shows as `ended`."""
 
@@ -83,8 +89,7 @@ class _Lines:
         return [json.loads(line) for line in whole]
 
     def tell(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._reports, json.dumps(message).encode() + b"\n")
+        tell(self._reports, message)
 
 
 class _Tree:

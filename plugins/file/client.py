@@ -204,6 +204,11 @@ class FileClient:
         assert self._worker is not None
         return await self._worker.call(functools.partial(job, *args))
 
+    async def open(self, job: Callable[[], T], close: Callable[[T], object]) -> T:
+        """As `do`, for what must be closed again: where we are cancelled meanwhile, it is."""
+        assert self._worker is not None
+        return await self._worker.open(job, close)
+
     def always(self, job: Callable[[], object]) -> None:
         """Something that cleans up, in this client's thread, behind everything else there."""
         assert self._worker is not None
@@ -301,21 +306,16 @@ class FileClient:
             FileError: it could not be stored; nothing is under its name.
             ChannelClosed: the connection ended; the same call continues what was begun.
         """
-        source = await self.do(open_local, os.fsencode(local))
+        source = await self.open(functools.partial(open_local, os.fsencode(local)), Source.close)
+        put = Put(path, source.size, source.mtime_ns, source.mode, policy, resume, parents)
         try:
-            return await self._put(source, path, policy, resume=resume, parents=parents, moved=moved)
-        except FileError as error:
-            if error.kind == "protocol":
-                self._give_up()
-            raise
+            async with self._exchange() as wire:
+                return await self._put(wire, source, put, moved)
         finally:
             source.close()
 
-    async def _put(
-        self, source: Source, path: bytes, policy: Policy, *, resume: bool, parents: bool, moved: Moved
-    ) -> Report:
-        wire = await self._wire()
-        wire.send(Put(path, source.size, source.mtime_ns, source.mode, policy, resume, parents))
+    async def _put(self, wire: Wire, source: Source, put: Put, moved: Moved) -> Report:
+        wire.send(put)
         ready = await wire.expect(Ready)
         if ready.held > sums.block_count(source.size):
             raise _senseless(f"that it holds {ready.held} blocks of a file of {sums.block_count(source.size)}")
@@ -331,7 +331,7 @@ class FileClient:
         stored, again = await self._until_stored(wire, sender, range(first, sums.block_count(source.size)))
         ours = sums.digest(prefix + sender.sums, source.size) if self._summed else b""
         if self._summed and stored.digest != ours:
-            raise FileError("digest", f"{shown(path)}: what the server has stored is not what was sent: repeat")
+            raise FileError("digest", f"{shown(put.path)}: what the server has stored is not what was sent: repeat")
         note = "; ".join(filter(None, (note, sent_again(again))))
         return Report(stored.path, source.size, max(0, source.size - first * sums.BLOCK_BYTES), ours, note)
 
@@ -345,8 +345,10 @@ class FileClient:
             async for sum_ in ahead:
                 prefix += sum_
                 moved(sums.BLOCK_BYTES)
+        except OSError as error:
+            raise in_words(source.path, error) from error
         finally:
-            ahead.close()
+            await ahead.end()
         held_bytes = ready.held * sums.BLOCK_BYTES
         if sums.digest(prefix, held_bytes) == ready.digest:
             return bytes(prefix), f"continued behind {held_bytes:,} bytes that were there"
@@ -380,9 +382,6 @@ class FileClient:
                 answer = asyncio.ensure_future(wire.expect(Stored, Again))
                 sending = asyncio.ensure_future(sender.send(message.blocks))
             raise _senseless("that blocks came damaged, again and again")
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
         finally:
             for task in (answer, sending):
                 task.cancel()
@@ -413,8 +412,11 @@ class FileClient:
         """Store what comes out of a descriptor, up to its end."""
         import time
 
-        wire = await self._wire()
-        wire.send(Put(path, -1, time.time_ns(), mode, policy, resume=False))
+        async with self._exchange() as wire:
+            return await self._put_stream(wire, fd, Put(path, -1, time.time_ns(), mode, policy, resume=False), moved)
+
+    async def _put_stream(self, wire: Wire, fd: int, put: Put, moved: Moved) -> Report:
+        wire.send(put)
         await wire.expect(Ready)
         wire.send(Start(0))
         ahead = Ahead(_stream_blocks(fd), 4)
@@ -435,9 +437,6 @@ class FileClient:
             else:
                 wire.send(End(size, digest))
             stored = await answer
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
         finally:
             ahead.close()
             answer.cancel()

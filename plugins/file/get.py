@@ -127,7 +127,7 @@ async def fetch(
         FileError: it could not be fetched; nothing is under its name.
         ChannelClosed: the connection ended; the same call continues what was begun.
     """
-    download = await files.do(destination.file, target)
+    download = await files.open(functools.partial(destination.file, target), lambda opened: opened.end(keep=True))
     keep = True
     try:
         held, version = await files.do(download.left) if resume else (0, b"")

@@ -303,10 +303,10 @@ class Partial:
         if self._durable:
             self._sync()
         final = self._rename(directory, name, policy)
+        self._forget_sums()
+        self._close()  # what has its name is no unfinished upload any more, also where that fails to be synced
         if self._durable:
             self._sync_name(directory, final, policy)
-        self._forget_sums()
-        self._close()
         return final
 
     def _sync(self) -> None:

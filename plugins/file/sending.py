@@ -115,7 +115,7 @@ class Sender:
             async for item in ahead:
                 await self._send(item)
         finally:
-            ahead.close()
+            await ahead.end()
         source.check_unchanged()
         digest = sums.digest(self._sent, source.size) if self._summed else b""
         wire.send(End(source.size, digest))

@@ -150,7 +150,7 @@ class Session:
                     await self._wire.channel.drain()
                 waiting = batch
         finally:
-            batches.close()
+            await batches.end()
         self._wire.send(Entries(waiting or [], last=True))
 
     # --- changing ----------------------------------------------------------------------------------------------------

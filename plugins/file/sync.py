@@ -109,7 +109,7 @@ async def local_entries(path: bytes, *, missing_ok: bool) -> dict[bytes, Entry]:
             async for batch in ahead:
                 found.update((entry.name, entry) for entry in batch)
         finally:
-            ahead.close()
+            await ahead.end()
         return found
     finally:
         root.close()

@@ -162,6 +162,7 @@ class Ahead(Generic[T]):
         for _ in range(depth):
             self._slots.put(None)
         self._closed = False
+        self._over = False
         self._waiter: asyncio.Future[None] | None = None
         self._thread = threading.Thread(target=self._work, name="kernel-file-ahead", daemon=True)
         self._thread.start()
@@ -171,12 +172,7 @@ class Ahead(Generic[T]):
 
     async def __anext__(self) -> T:
         while not self._ready:
-            self._waiter = self._loop.create_future()
-            try:
-                if not self._ready:
-                    await self._waiter
-            finally:
-                self._waiter = None
+            await self._more()
         item, error = self._ready.popleft()
         if error is not None:
             raise error
@@ -187,6 +183,22 @@ class Ahead(Generic[T]):
         """Read no more. Does not wait."""
         self._closed = True
         self._slots.put(None)
+
+    async def end(self) -> None:
+        """Close, and wait until the thread touches nothing any more: what the iterator uses may go then."""
+        self.close()
+        while not self._over:
+            self._ready.clear()
+            await self._more()
+
+    async def _more(self) -> None:
+        """Wait until something is ready. The waiter stands before that is asked again, so no wake-up is missed."""
+        self._waiter = self._loop.create_future()
+        try:
+            if not self._ready:
+                await self._waiter
+        finally:
+            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -207,6 +219,7 @@ class Ahead(Generic[T]):
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
+        self._over = True
         self._give(None, end)
 
     def _give(self, item: T | None, error: BaseException | None) -> None:

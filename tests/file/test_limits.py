@@ -5,21 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from file.conftest import Serving
 from file.hands import Hand
+from file.hosts import Hosting, hosting as hosting
 
 from kernel import ChannelClosed, Code, Peer, Principal
-from kernel.plugins.file.client import FileClient
+from kernel.plugins.file import client as client_module, partial
+from kernel.plugins.file.client import FileClient, open_local
 from kernel.plugins.file.errors import FileError
-from kernel.plugins.file.messages import Entries, Failed, Get, Put, Ready, Source, Start, Stat
+from kernel.plugins.file.messages import Entries, Entry, Failed, Get, Message, Put, Ready, Source, Start, Stat
 from kernel.plugins.file.places import Places
+from kernel.plugins.file.source import Source as FileSource
 from kernel.plugins.file.sums import BLOCK_BYTES, block_sum
+from kernel.plugins.file.threads import Ahead
+from kernel.plugins.file.wire import Wire
 
 GUARD_SECONDS = 60
 BLOCK = os.urandom(BLOCK_BYTES)
@@ -271,3 +279,97 @@ async def test_an_upload_that_brought_nothing_leaves_nothing(serving: Serving, r
             hand.say(Start(0))
             assert unfinished(root) == ["part", "sums"]
         await until_unfinished(root, [])
+
+
+async def test_what_is_renamed_and_not_synced_is_no_unfinished_upload(
+    serving: Serving, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A full disk keeps what has come for the next attempt, of which nothing is left here."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "local").write_bytes(BLOCK * 3)
+    options = f"writable=1&total_bytes_max={4 * BLOCK_BYTES}"
+    async with asyncio.timeout(GUARD_SECONDS), serving(options) as endpoint, FileClient(endpoint) as files:
+        with monkeypatch.context() as patch:
+            patch.setattr(partial, "fsync_directory", full)
+            with pytest.raises(FileError) as failed:
+                await files.put(tmp_path / "local", b"1")
+            assert failed.value.kind == "full"
+        assert unfinished(root) == []
+        await files.put(tmp_path / "local", b"2")
+
+
+# --- cancelled -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_reads_ahead_is_waited_for():
+    """Else what he reads from is closed, and its number somebody else's, while he reads."""
+    inside, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield 1
+            inside.set()
+            assert go_on.wait(GUARD_SECONDS)
+            yield 2
+        finally:
+            closed.set()
+
+    ahead = Ahead(items(), 4)
+    assert await anext(ahead) == 1
+    assert await asyncio.to_thread(inside.wait, GUARD_SECONDS)
+    ending = asyncio.ensure_future(ahead.end())
+    await asyncio.sleep(0)
+    assert not ending.done()
+    go_on.set()
+    await ending
+    assert closed.is_set()
+
+
+async def test_who_is_cancelled_leaves_no_file_open(serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "local").write_bytes(b"x")
+    inside, go_on = asyncio.Event(), threading.Event()
+    loop, opened = asyncio.get_running_loop(), []
+
+    def slow(local: bytes) -> FileSource:
+        opened.append(open_local(local))
+        loop.call_soon_threadsafe(inside.set)
+        assert go_on.wait(GUARD_SECONDS)
+        return opened[0]
+
+    monkeypatch.setattr(client_module, "open_local", slow)
+    async with asyncio.timeout(GUARD_SECONDS), serving() as endpoint, FileClient(endpoint) as files:
+        putting = asyncio.ensure_future(files.put(tmp_path / "local", b"x"))
+        await inside.wait()
+        putting.cancel()
+        await asyncio.wait({putting})
+        go_on.set()
+        await files.do(bool)
+    assert opened[0].fd == -1
+
+
+async def test_who_is_cancelled_before_the_server_is_ready_may_ask_again(hosting: Hosting, tmp_path: Path):
+    """The answer to what nobody waits for is no answer to what is asked next."""
+    loop, asked, ready = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    async def play(wire: Wire, request: Message) -> None:
+        if isinstance(request, Put):
+            loop.call_soon_threadsafe(asked.set)
+            await asyncio.to_thread(ready.wait, GUARD_SECONDS)
+            wire.send(Ready(0, b""))
+        elif isinstance(request, Stat):
+            wire.send(Entries([Entry(b"x", "file", 1, 0, 0o644)], last=True))
+
+    (tmp_path / "local").write_bytes(b"x")
+    async with asyncio.timeout(GUARD_SECONDS), FileClient(hosting(play)) as files:
+        for put in (lambda: files.put(tmp_path / "local", b"x"), lambda: files.put_stream(0, b"x")):
+            asked.clear()
+            ready.clear()
+            task = asyncio.ensure_future(put())
+            await asked.wait()
+            task.cancel()
+            await asyncio.wait({task})
+            ready.set()
+            assert (await files.stat(b"x")).size == 1

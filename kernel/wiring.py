@@ -231,7 +231,7 @@ def _session_maker(
         service=service,
         layout=recv if recv == send and isinstance(recv, Length) else None,
         # A server's answer that cannot be sent ends the connection: what its peers make it say is no misuse of ours.
-        check=getattr(send, "check", None) if client else None,
+        check=send.checker() if client and hasattr(send, "checker") else None,
     )
 
 

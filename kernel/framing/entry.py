@@ -24,6 +24,7 @@ JOIN_BYTES_MAX = 16384
 
 
 Encoder = Callable[[Sequence[Buffer]], list[Buffer]]
+Check = Callable[[Buffer], None]
 
 
 class Framing(Protocol):
@@ -49,8 +50,9 @@ class MessageFraming(Framing, Protocol):
 
     def encoder(self) -> Encoder:
         """What one connection encodes with: it makes the buffers to write for some messages, small ones joined, large
-        ones by reference, and raises EncodeError for a message that the framing cannot carry. A framing that looks at
-        what is in a message may also have `check(message)`, which raises that: then a client's `send` does."""
+        ones by reference, and raises EncodeError for a message that the framing cannot carry. A framing may also have
+        `checker()`, which makes what raises that for one message: then a client's `send` does, and not its connection's
+        end."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,6 +82,17 @@ class LengthFraming(Length):
 
     def encoder(self) -> Encoder:
         return _length_encoder(self, engine())
+
+    def checker(self) -> Check:
+        """Makes what raises EncodeError for a message whose length cannot be said."""
+        low = self.offset + max(0, self.adjust)
+        high = self.offset + min(self.frame_bytes_max, self.field_max + self.adjust)
+
+        def check(message: Buffer) -> None:
+            if not low <= len(message) <= high:
+                engine().length_header(self, len(message))  # says what is wrong
+
+        return check
 
 
 @functools.lru_cache(maxsize=64)
@@ -133,9 +146,10 @@ class LineFraming:
         delimiter = self.delimiter.encode()
         return lambda messages: [encode_lines(messages, delimiter)]
 
-    def check(self, message: Buffer) -> None:
-        """Raises EncodeError for a message that is no line."""
-        check_line(message, self.delimiter.encode())
+    def checker(self) -> Check:
+        """Makes what raises EncodeError for a message that is no line."""
+        delimiter = self.delimiter.encode()
+        return lambda message: check_line(message, delimiter)
 
 
 def gathering(join: Callable[[Sequence[Buffer]], bytes], by_reference: Callable[[Buffer], list[Buffer]]) -> Encoder:

@@ -120,7 +120,11 @@ def unsendable_size(message_bytes: int, message_bytes_max: int, name: str) -> En
 
 def unsendable_length(length: int, width: int, signed: bool) -> EncodeError:
     kind = "signed" if signed else "unsigned"
-    return EncodeError("bad_length", f"a length of {length} does not fit a length field of {width} {kind} bytes")
+    return EncodeError(
+        "bad_length",
+        f"a length of {length} does not fit a length field of {width} {kind} bytes: send less at once, or let both "
+        "sides take a wider one (width)",
+    )
 
 
 def missing_prefix(message_bytes: int, offset: int) -> EncodeError:

@@ -267,8 +267,9 @@ class PlainSession(Session):
         self._sends = last
         self._piece_rest_bytes = None if last else rest
         if last:
-            self.send(stream, b"".join(self._pieces))
+            message = b"".join(self._pieces)
             self._pieces.clear()
+            self.send(stream, message)
 
     def _check_content(self, message: Buffer) -> None:
         assert self._check is not None

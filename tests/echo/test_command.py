@@ -78,6 +78,18 @@ def test_a_message_with_a_newline_is_no_line(
     assert (code, out, err) == (2, "", f"kernel: error: a message holds what ends a line, b'\\n': {remedy}\n")
 
 
+@pytest.mark.parametrize(("arguments", "stdin"), [(("x" * 300,), b""), (("--whole",), b"y" * 300)])
+def test_a_message_that_a_length_field_cannot_say_is_refused(
+    kernel: Run, serve: Serve, arguments: tuple[str, ...], stdin: bytes
+) -> None:
+    (endpoint,) = serve("echo", f"{TCP}?framing=length&width=1")
+    assert kernel("echo", endpoint, "-q", "x" * 255)[:2] == (0, "x" * 255 + "\n")
+    code, out, err = kernel("echo", endpoint, *arguments, stdin=stdin)
+    what = "a length of 300 does not fit a length field of 1 unsigned bytes"
+    remedy = "send less at once, or let both sides take a wider one (width)"
+    assert (code, out, err) == (2, "", f"kernel: error: {what}: {remedy}\n")
+
+
 def test_a_dash_asks_for_standard_input(kernel: Run, echoes: dict[str, str]) -> None:
     assert kernel("echo", echoes["knl"], "-q", "-", stdin=b"a\nb\n")[:2] == (0, "a\nb\n")
 

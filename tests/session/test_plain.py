@@ -463,3 +463,23 @@ def test_nothing_is_told_twice(engine_name, framing):
     one.session.close(Code.OK, "")
     one.collect()
     assert [len(events_of(kind, one)) for kind in (Finished, Closed)] == [1, 1]
+
+
+def test_a_message_that_is_refused_leaves_nothing_behind():
+    framing = LineFraming()
+    session = PlainSession(
+        client=True,
+        decoder=framing.decoder(),
+        encode=framing.encoder(),
+        limits=Limits(),
+        check=framing.checker(),
+    )
+    stream = session.open("echo")
+    session.send_piece(stream, b"no", 5, False)
+    with pytest.raises(UsageError, match="what ends a line"):
+        session.send_piece(stream, b"\nne", 5, True)
+    with pytest.raises(UsageError, match="what ends a line"):
+        session.send_many(stream, [b"fine", b"not\nfine"])
+    session.send_piece(stream, b"go", 4, False)
+    session.send_piece(stream, b"od", 4, True)
+    assert session.data_to_send(1000) == [b"good\n"]

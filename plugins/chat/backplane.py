@@ -18,8 +18,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+from .protocol import Number
 
 MAILBOX = "@"
 """A log whose name begins with it is the mailbox of one session."""
@@ -29,14 +32,14 @@ SAY, ACT, TOPIC = "say", "act", "topic"
 
 
 class Post(Struct, frozen=True):
-    """What somebody wants to be in a log."""
+    """What somebody wants to be in a log. Where servers share one, who else writes there is held to the same."""
 
-    log: str
+    log: Annotated[str, Meta(min_length=1)]
     kind: str
     nick: str
     text: str
     session: str
-    n: int
+    n: Number
 
 
 class Entry(Struct, frozen=True):

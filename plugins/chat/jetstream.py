@@ -24,7 +24,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import nats.errors
@@ -62,6 +62,7 @@ _MIRROR_RETRY_SECONDS_MAX = 10.0
 
 log = logging.getLogger("kernel.service.chat")
 
+_Batch = Annotated[list[Post], msgspec.Meta(max_length=_BATCH_MAX)]
 _Failures = (nats.errors.Error, OSError, TimeoutError)
 
 
@@ -270,7 +271,7 @@ class JetStreamBackplane(StoredBackplane):
         self._taken[stream] = message.sequence
         posts: list[Post] = []
         with contextlib.suppress(msgspec.DecodeError):  # whoever wrote it was no chat
-            posts = msgspec.json.decode(message.data, type=list[Post])
+            posts = msgspec.json.decode(message.data, type=_Batch)
         passing = "~" if stream == PASSING else ""
         for place, post in enumerate(posts):
             id_ = _id(message.sequence, place, message.subject)

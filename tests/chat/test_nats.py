@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import socket
 import sqlite3
@@ -246,6 +247,19 @@ async def test_a_slow_mirror_holds_the_streams_and_loses_nothing(
     await bob.client.say("lobby", "after")
     await bob.until(lambda bob: bob.texts()[-1] == "after", DEADLINE_SECONDS)
     assert bob.texts() == [*texts, "after"]
+
+
+@needs_nats
+@pytest.mark.parametrize("wrong", [{"log": ""}, {"n": 1 << 63}])
+async def test_what_no_chat_has_posted_holds_nobody_up(places: tuple[Place, Place], wrong: dict[str, object]) -> None:
+    one, other = places
+    ada, bob = await one.person("ada"), await other.person("bob")
+    post = {"log": "lobby", "kind": "say", "nick": "eve", "text": "boo", "session": "s", "n": 1} | wrong
+    stranger = one.chat.backplane._client  # type: ignore[attr-defined]
+    await stranger.jetstream().publish("kernel.chat.log.lobby", json.dumps([post]).encode())
+    await ada.client.say("lobby", "hello")
+    for person in (ada, bob):
+        await person.until(lambda person: person.texts() == ["hello"])
 
 
 async def test_without_a_nats_server_there_is_one_line(

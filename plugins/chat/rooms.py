@@ -57,7 +57,7 @@ class Room:
         self.people: dict[str, Person] = {}
         self.seats: dict[Seat, None] = {}
         self.joined: list[str] = []
-        self.left: list[Left] = []
+        self.left: dict[str, Left] = {}
         self._behind = behind
         self._limit = limit_bytes
         self._waiting: deque[tuple[int, bytes]] = deque()
@@ -228,13 +228,15 @@ class Rooms:
             room = self.get(name)
             room.people[new.session] = new
             if name not in before:
+                if new.nick in room.left:  # that he came is said after that he went
+                    self._flush()
                 room.joined.append(new.nick)
                 self._announce_soon(room)
         for name in before - after:
             assert old is not None
             room = self.get(name)
             room.people.pop(old.session, None)
-            room.left.append(Left(nick=old.nick, reason=reason))
+            room.left[old.nick] = Left(nick=old.nick, reason=reason)
             self._announce_soon(room)
 
     def _announce_rename(self, old: Person, new: Person, rooms: set[str]) -> None:
@@ -255,8 +257,8 @@ class Rooms:
             self._timer = None
         changed, self._changed = self._changed, {}
         for room in changed.values():
-            events = presences(room.name, room.joined, room.left)
-            room.joined, room.left = [], []
+            events = presences(room.name, room.joined, list(room.left.values()))
+            room.joined, room.left = [], {}
             room.send([encode(event) for event in events])
             self.forget_if_empty(room)
 

@@ -498,3 +498,15 @@ async def test_who_says_no_name_is_called_as_he_is_known(serve: MakePlace) -> No
 async def test_a_room_that_cannot_be_is_refused_at_the_start() -> None:
     with pytest.raises(OptionError, match="dialect_room=a b"):
         await Server(["chat?store=memory&dialect_room=a b"], ["tcp://127.0.0.1:0"]).start()
+
+
+async def test_who_leaves_and_comes_back_at_once_is_there(serve: MakePlace) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob")
+    await ada.until(lambda ada: any("bob" in event.joined for event in ada.of(Presence)))
+    for _ in range(3):
+        await bob.client.leave("lobby")
+        await bob.client.join("lobby")
+    await bob.client.say("lobby", "here I am")
+    await ada.until(lambda ada: ada.texts())
+    assert list(ada.client.people["lobby"]) == ["ada", "bob"]

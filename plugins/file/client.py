@@ -13,17 +13,14 @@ import asyncio
 import contextlib
 import functools
 import os
-import select
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from xxhash import xxh3_128
-
 from kernel.client import Client, dial
-from kernel.errors import ChannelClosed, Code
+from kernel.errors import Code
 from kernel.limits import Limits
 
 from . import sums
@@ -64,7 +61,8 @@ from .messages import (
 from .names import printable, shown
 from .receiving import ROUNDS_MAX, WAITING_BLOCKS_MAX, Target, receive_blocks
 from .sending import Limiter, Moved, Sender, ignore, send_block
-from .source import Source
+from .silence import allowed, watching
+from .source import Source, stream_blocks
 from .threads import Ahead, Worker
 from .wire import Wire
 
@@ -97,6 +95,22 @@ class Report:
     note: str = ""
 
 
+class _Answering:
+    """A server as a `silence.Listening`: what it takes from us is a sign of life, too."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    @property
+    def waiting(self) -> bool:
+        wire = self._wire
+        return wire.channel.full if wire.talking else wire.waiting
+
+    @property
+    def pieces(self) -> object:
+        return self._wire.pieces, self._wire.channel.buffered_bytes
+
+
 class FileClient:
     """A client of one server. Enter it with `async with`.
 
@@ -107,6 +121,7 @@ class FileClient:
         summed: off: no checksums, in neither direction.
         packed: compress blocks, in both directions.
         limiter: holds what moves to a rate.
+        stalled_seconds_max: a server that says nothing for so long, where it is its turn, is given up; 0: never.
     """
 
     def __init__(
@@ -119,6 +134,7 @@ class FileClient:
         packed: bool = False,
         limiter: Limiter | None = None,
         timeout_seconds: float = 10.0,
+        stalled_seconds_max: float = 600.0,
     ) -> None:
         if packed:
             require()
@@ -129,6 +145,7 @@ class FileClient:
         self._packed = packed
         self._limiter = limiter or Limiter()
         self._timeout_seconds = timeout_seconds
+        self._stalled_seconds_max = stalled_seconds_max
         self._client: Client | None = None
         self._open_wire: Wire | None = None
         self._answering = False
@@ -173,17 +190,24 @@ class FileClient:
             assert self._client is not None
             wire = Wire(await self._client.open(self._service, pieces=True))
             wire.send(Hello(VERSION, self._summed, self._packed))
-            self.welcome = await wire.expect(Welcome)
+            with self._watching(wire):
+                self.welcome = await wire.expect(Welcome)
             self._open_wire = wire
         return self._open_wire
 
     @contextlib.asynccontextmanager
-    async def _exchange(self) -> AsyncIterator[Wire]:
-        """A request and its answers. Where they make no sense, or were not read to their end, the channel is over."""
+    async def _exchange(self, *, blocks: int = 0, hurried: bool = True) -> AsyncIterator[Wire]:
+        """A request and its answers. Where they make no sense, or were not read to their end, the channel is over.
+
+        Args:
+            blocks: so many are read or synced before the server answers.
+            hurried: off: nobody knows how long it will take.
+        """
         wire = await self._wire()
         self._answering = True
         try:
-            yield wire
+            with self._watching(wire, blocks) if hurried else contextlib.nullcontext():
+                yield wire
         except BaseException as error:
             if wire is self._open_wire and (not isinstance(error, FileError) or error.kind == "protocol"):
                 self._give_up()
@@ -191,6 +215,14 @@ class FileClient:
                 self._answering = False
             raise
         self._answering = False
+
+    def _watching(self, wire: Wire, blocks: int = 0) -> contextlib.AbstractContextManager[None]:
+        """Reset the channel of a server that is silent though it is there: whoever waits on it is told."""
+        if not self._stalled_seconds_max:
+            return contextlib.nullcontext()
+        seconds = allowed(self._stalled_seconds_max, blocks)
+        reason = f"the server has said nothing for {seconds:g} s"
+        return watching(_Answering(wire), seconds, lambda: wire.channel.reset(Code.IDLE, reason))
 
     def _give_up(self) -> None:
         """The two ends are out of step, or we want no more of what is coming."""
@@ -255,7 +287,8 @@ class FileClient:
         await self._ask_done(Directories(directories))
 
     async def _ask_done(self, message: Remove | MakeDirectory | Directories) -> None:
-        async with self._exchange() as wire:
+        hurried = not (isinstance(message, Remove) and message.recursive)
+        async with self._exchange(hurried=hurried) as wire:
             wire.send(message)
             await wire.expect(Done)
 
@@ -309,7 +342,7 @@ class FileClient:
         source = await self.open(functools.partial(open_local, os.fsencode(local)), Source.close)
         put = Put(path, source.size, source.mtime_ns, source.mode, policy, resume, parents)
         try:
-            async with self._exchange() as wire:
+            async with self._exchange(blocks=sums.block_count(source.size)) as wire:
                 return await self._put(wire, source, put, moved)
         finally:
             source.close()
@@ -412,31 +445,34 @@ class FileClient:
         """Store what comes out of a descriptor, up to its end."""
         import time
 
-        async with self._exchange() as wire:
+        async with self._exchange(hurried=False) as wire:
             return await self._put_stream(wire, fd, Put(path, -1, time.time_ns(), mode, policy, resume=False), moved)
 
     async def _put_stream(self, wire: Wire, fd: int, put: Put, moved: Moved) -> Report:
         wire.send(put)
-        await wire.expect(Ready)
+        with self._watching(wire):
+            await wire.expect(Ready)
         wire.send(Start(0))
-        ahead = Ahead(_stream_blocks(fd), 4)
+        ahead = Ahead(stream_blocks(fd), 4)
         answer = asyncio.ensure_future(wire.expect(Stored))
         size, all_sums = 0, bytearray()
         try:
-            async for data, sum_ in ahead:
-                if answer.done():
-                    break
-                block = Block(size // sums.BLOCK_BYTES, len(data), sum_ if self._summed else b"")
-                await send_block(wire, block, data, self._limiter)
-                size += len(data)
-                all_sums += sum_
-                moved(len(data))
+            with self._watching(wire), wire.talks():
+                async for data, sum_ in ahead:
+                    if answer.done():
+                        break
+                    block = Block(size // sums.BLOCK_BYTES, len(data), sum_ if self._summed else b"")
+                    await send_block(wire, block, data, self._limiter)
+                    size += len(data)
+                    all_sums += sum_
+                    moved(len(data))
             digest = sums.digest(all_sums, size) if self._summed else b""
             if answer.done():
                 self._abandon(wire, "io", "the server has refused it")
             else:
                 wire.send(End(size, digest))
-            stored = await answer
+            with self._watching(wire, sums.block_count(size)):
+                stored = await answer
         finally:
             ahead.close()
             answer.cancel()
@@ -460,12 +496,18 @@ class FileClient:
             begin: gets what is known of the file, and makes what its blocks are written to; runs in the thread.
             held, version: what is there of it already.
         """
-        wire = await self._wire()
+        async with self._exchange() as wire:
+            return await self._get(wire, Get(path, held, version), begin, moved)
+
+    async def _get(
+        self, wire: Wire, get: Get, begin: Callable[[SourceMessage], Target], moved: Moved
+    ) -> tuple[SourceMessage, End, str]:
         assert self._worker is not None
-        wire.send(Get(path, held, version))
+        path = get.path
+        wire.send(get)
         head = await wire.expect(SourceMessage)
         try:
-            _check_source(path, head, held)
+            _check_source(path, head, get.held)
             unpack = unpacker() if self._packed else None
             target = await self.do(begin, head)
             if head.first:
@@ -494,19 +536,15 @@ class FileClient:
             if damaged := target.take_damaged():
                 text = f"{shown(path)}: {named(damaged)} came damaged again and again: look at the network"
                 raise FileError("digest", text)
-        except (ChannelClosed, FileError) as error:
-            if not (isinstance(error, FileError) and error.kind in ("changed", "missing", "denied")):
+        except FileError as error:
+            if error.kind not in ("changed", "missing", "denied"):
                 self._give_up()
             raise
         except BrokenPipeError:
-            self._give_up()
             raise
         except OSError as error:
             self._give_up()
             raise in_words(path, error) from error
-        except BaseException:
-            self._give_up()
-            raise
         return head, end, sent_again(again)
 
 
@@ -540,24 +578,3 @@ def open_local(local: bytes) -> Source:
         os.close(fd)
         raise FileError("denied", f"{shown(local)}: it is no regular file")
     return Source(fd, local)
-
-
-def _stream_blocks(fd: int) -> Iterator[tuple[bytes, bytes]]:
-    """Whole blocks and their sums, however little each read gives."""
-    while True:
-        block = bytearray()
-        while len(block) < sums.BLOCK_BYTES and (part := _read(fd, sums.BLOCK_BYTES - len(block))):
-            block += part
-        if block:
-            yield bytes(block), xxh3_128(block).digest()
-        if len(block) < sums.BLOCK_BYTES:
-            return
-
-
-def _read(fd: int, nbytes: int) -> bytes:
-    """What comes next, also out of a pipe that does not want to wait; empty at its end."""
-    while True:
-        try:
-            return os.read(fd, nbytes)
-        except BlockingIOError:
-            select.select([fd], [], [])

@@ -15,15 +15,11 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from kernel.api import Peer
 
 from .errors import FileError
-
-_LOOKS_PER_PATIENCE = 8
-# What a client may need to sum up what we hold of its file, before it says where it begins: a slow disk gives so much.
-_SUMMED_BLOCKS_PER_SECOND = 16
+from .silence import Listening, allowed, watching
 
 
 class Stalled(FileError):
@@ -84,13 +80,6 @@ def account_of(peer: Peer) -> str:
     return peer.address.rpartition(":")[0]
 
 
-class Listening(Protocol):
-    """What says whether we wait for a client, and how often it was heard."""
-
-    waiting: bool
-    pieces: int
-
-
 @contextlib.asynccontextmanager
 async def patience(client: Listening, seconds: float, held_blocks: int = 0) -> AsyncIterator[None]:
     """End what waits for a client that sends nothing for so long. The time that our own disk takes does not count.
@@ -105,27 +94,13 @@ async def patience(client: Listening, seconds: float, held_blocks: int = 0) -> A
     if not seconds:
         yield
         return
-    loop = asyncio.get_running_loop()
-    allowed = seconds + held_blocks / _SUMMED_BLOCKS_PER_SECOND
-    heard, since = client.pieces, loop.time()
-    timer = loop.call_later(allowed / _LOOKS_PER_PATIENCE, lambda: look())
-
-    def look() -> None:
-        nonlocal heard, since, timer
-        if not client.waiting or client.pieces != heard:
-            heard, since = client.pieces, loop.time()
-        if loop.time() - since >= allowed:
-            timeout.reschedule(loop.time())
-        else:
-            timer = loop.call_later(allowed / _LOOKS_PER_PATIENCE, look)
-
+    loop, limit = asyncio.get_running_loop(), allowed(seconds, held_blocks)
     try:
         async with asyncio.timeout(None) as timeout:
-            yield
+            with watching(client, limit, lambda: timeout.reschedule(loop.time())):
+                yield
     except TimeoutError:
         if not timeout.expired():
             raise
-        text = f"nothing has come for {allowed:g} s (stalled_seconds_max): what has come is kept, repeat to continue"
+        text = f"nothing has come for {limit:g} s (stalled_seconds_max): what has come is kept, repeat to continue"
         raise Stalled("stalled", text) from None
-    finally:
-        timer.cancel()

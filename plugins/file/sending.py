@@ -112,8 +112,9 @@ class Sender:
         self._sent.clear()
         ahead = Ahead(self._produce(indices), _AHEAD)
         try:
-            async for item in ahead:
-                await self._send(item)
+            with wire.talks():
+                async for item in ahead:
+                    await self._send(item)
         finally:
             await ahead.end()
         source.check_unchanged()

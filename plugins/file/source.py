@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -197,3 +198,24 @@ def _settled(fd: int) -> os.stat_result:
         time.sleep(_CLOCK_STEP_SECONDS)
         status = os.fstat(fd)
     return status
+
+
+def stream_blocks(fd: int) -> Iterator[tuple[bytes, bytes]]:
+    """Whole blocks and their sums, however little each read gives."""
+    while True:
+        block = bytearray()
+        while len(block) < BLOCK_BYTES and (part := _read(fd, BLOCK_BYTES - len(block))):
+            block += part
+        if block:
+            yield bytes(block), xxh3_128(block).digest()
+        if len(block) < BLOCK_BYTES:
+            return
+
+
+def _read(fd: int, nbytes: int) -> bytes:
+    """What comes next, also out of a pipe that does not want to wait; empty at its end."""
+    while True:
+        try:
+            return os.read(fd, nbytes)
+        except BlockingIOError:
+            select.select([fd], [], [])

@@ -6,6 +6,8 @@ anything else has lost his place, and nothing that follows can be trusted: the c
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast, overload
 
 from kernel.channel import Channel
@@ -30,12 +32,14 @@ class Wire:
     Attributes:
         waiting: for the peer to send something.
         pieces: how many it has sent.
+        talking: in the middle of what we have to say, which may take us any time.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.waiting = False
         self.pieces = 0
+        self.talking = False
 
     def send(self, message: Message) -> None:
         """Queue a message; `channel.drain` waits for room."""
@@ -85,10 +89,21 @@ class Wire:
 
     async def _piece(self) -> tuple[bytes, int, bool] | None:
         self.waiting = True
-        piece = await self.channel.receive()
-        self.waiting = False
+        try:
+            piece = await self.channel.receive()
+        finally:
+            self.waiting = False
         self.pieces += 1
         return cast("tuple[bytes, int, bool] | None", piece)
+
+    @contextlib.contextmanager
+    def talks(self) -> Iterator[None]:
+        """For the length of the `with`, it is us who have something to say."""
+        self.talking = True
+        try:
+            yield
+        finally:
+            self.talking = False
 
     async def block(self, nbytes: int) -> list[bytes]:
         """The bytes behind a `Block`, in the parts in which they came."""

@@ -49,6 +49,8 @@ if hasattr(select, "epoll"):
             self._failed = failed
             self._epoll = select.epoll.fromfd(os.dup(self.fileno()))
             self._readers: dict[int, tuple[Callable[[Reader], object], Reader]] = {}
+            # Numbers that were given up since the last look at the set: what it found of them may be of another socket.
+            self._gone: set[int] = set()
 
         def watch(self, fd: int, reader: Reader) -> None:
             """Call `reader` whenever the descriptor is readable."""
@@ -71,6 +73,7 @@ if hasattr(select, "epoll"):
         def unregister(self, fileobj: Any) -> selectors.SelectorKey:
             key = super().unregister(fileobj)
             self._readers.pop(key.fd, None)
+            self._gone.add(key.fd)
             return key
 
         def select(self, timeout: float | None = None) -> Ready:
@@ -81,6 +84,7 @@ if hasattr(select, "epoll"):
             except InterruptedError:
                 return []
             readers = self._readers
+            self._gone.clear()
             ready: Ready = []
             for fd, event in found:
                 if event != select.EPOLLOUT and fd in readers:
@@ -100,7 +104,7 @@ if hasattr(select, "epoll"):
                 self._failed(error)
 
         def _add_ready(self, ready: Ready, fd: int, event: int) -> None:
-            key = self.get_map().get(fd)  # None: somebody has closed it meanwhile
+            key = None if fd in self._gone else self.get_map().get(fd)  # None: somebody has closed it meanwhile
             if key is not None:
                 events = selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
                 events |= selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0

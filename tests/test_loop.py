@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
 import select
 import socket
 
@@ -217,6 +219,42 @@ class Echo(kernel.Service):
 
     def on_messages(self, channel, messages):
         channel.send_many(messages)
+
+
+def test_a_number_that_a_reader_gives_to_another_socket_has_none_of_the_events_before(runner, pair):
+    ours, theirs = pair
+    full, unread = socket.socketpair()
+    called = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        fd = ours.fileno()
+
+        def replace():
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
+            os.dup2(full.fileno(), fd)
+            loop.add_writer(fd, called.append, "the new one is writable")
+
+        watch(loop, fd, replace)
+        loop.add_writer(fd, lambda: None)
+        theirs.send(b"x")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert called == []
+        with contextlib.suppress(BlockingIOError):
+            while unread.recv(1 << 20):
+                pass
+        await until(lambda: called)
+        loop.remove_writer(fd)
+
+    with full, unread:
+        full.setblocking(False)
+        unread.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                full.send(bytes(1 << 16))
+        runner.run(main())
 
 
 @pytest.mark.parametrize("framing", ["length", "knl"])

@@ -11,7 +11,9 @@ counted is in the server, and is written down when somebody asks. One request a 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,11 +30,19 @@ from kernel.server import Server
 from kernel.wiring import wire
 
 HEAD_BYTES_MAX = 4 * KIB
+REQUEST_SECONDS_MAX = 10.0
 _LIMITS = Limits(connections_max=16, first_byte_seconds_max=10.0, silence_seconds_max=10.0, drain_seconds_max=1.0)
 _PATHS = "/healthz, /readyz and /metrics"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
-_STATUS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_STATUS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 def monitor_of(server: Server, endpoint: str, registry: Registry) -> Server:
@@ -57,8 +67,8 @@ def monitor_of(server: Server, endpoint: str, registry: Registry) -> Server:
 def url(endpoint: Endpoint) -> str:
     """Where a person or a scraper asks."""
     if endpoint.scheme == "unix":
-        return f"curl --unix-socket {endpoint.address} http://monitor/metrics"
-    return f"http://{endpoint.address}/metrics"
+        return f"curl --unix-socket {shlex.quote(endpoint.address)} http://monitor/metrics"
+    return f"{'https' if 'tls' in endpoint.layers else 'http'}://{endpoint.address}/metrics"
 
 
 class Monitor(Service):
@@ -79,17 +89,30 @@ class _Request(ChannelHandler):
     def __init__(self, server: Server) -> None:
         self._server = server
         self._head = b""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def opened(self, channel: Channel) -> None:
+        # However often a byte comes: places are few, and whoever holds them all leaves the operators blind.
+        reason = f"no whole request within {REQUEST_SECONDS_MAX:g} s"
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(REQUEST_SECONDS_MAX, channel.reset, Code.IDLE, reason)
 
     def on_message(self, channel: Channel, message: bytes) -> None:
         self._head += message
-        if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
-            channel.send(answer(self._head, self._server))
+        head = self._head[:HEAD_BYTES_MAX]
+        if b"\r\n\r\n" in head or b"\n\n" in head:
+            channel.send(answer(head, self._server))
             channel.close()
         elif len(self._head) > HEAD_BYTES_MAX:
-            channel.reset(Code.MESSAGE_TOO_LARGE, f"a request of more than {HEAD_BYTES_MAX} bytes")
+            channel.send(_response(431, f"a request's head has at most {HEAD_BYTES_MAX} bytes here\n"))
+            channel.close()
 
     def on_finish(self, channel: Channel) -> None:
         channel.close()
+
+    def on_closed(self, channel: Channel, code: Code, reason: str) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
 
 def answer(head: bytes, server: Server) -> bytes:
@@ -105,6 +128,10 @@ def answer(head: bytes, server: Server) -> bytes:
         status, text = 405, "GET and HEAD are all that is answered here\n"
     else:
         status, kind, text = _tell(target.partition("?")[0], server)
+    return _response(status, text, kind, bodiless=method == "HEAD")
+
+
+def _response(status: int, text: str, kind: str = _TEXT, *, bodiless: bool = False) -> bytes:
     body = text.encode()
     fields = [
         f"HTTP/1.1 {status} {_STATUS[status]}",
@@ -114,7 +141,7 @@ def answer(head: bytes, server: Server) -> bytes:
         "Cache-Control: no-store",
         "Connection: close",
     ]
-    return "\r\n".join([*fields, "", ""]).encode() + (b"" if method == "HEAD" else body)
+    return "\r\n".join([*fields, "", ""]).encode() + (b"" if bodiless else body)
 
 
 def _tell(path: str, server: Server) -> tuple[int, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import http.client
 import re
 import signal
@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from server_process import TIMEOUT_SECONDS, ServerProcess
 
-from kernel import DialError, Refused, blocking
-from kernel.monitor import HEAD_BYTES_MAX
+from kernel import DialError, Refused, Server, blocking
+from kernel.endpoint import Endpoint
+from kernel.monitor import HEAD_BYTES_MAX, monitor_of, url
+from kernel.registry import Registry
 
 Serve = Callable[..., ServerProcess]
 Kernel = Callable[..., tuple[int, str, str]]
@@ -89,9 +91,33 @@ def test_what_it_does_not_have_is_told(watched: ServerProcess):
 def test_a_request_may_come_byte_by_byte_and_not_without_end(watched: ServerProcess):
     whole = b"GET /healthz HTTP/1.0\r\nHost: x\r\n\r\n"
     assert say(watched, *(whole[at : at + 1] for at in range(len(whole)))).endswith(b"\r\n\r\nalive\n")
-    with contextlib.suppress(ConnectionError):
-        assert say(watched, bytes(HEAD_BYTES_MAX), bytes(HEAD_BYTES_MAX)) == b""
+    for end in (b"", b"\r\n\r\n"):
+        answer = say(watched, whole[:-2] + b"X: " + bytes(HEAD_BYTES_MAX) + end)
+        assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert get(watched, "/healthz")[0] == 200
+
+
+async def test_who_never_comes_to_the_end_of_his_request_loses_his_place(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("kernel.monitor.REQUEST_SECONDS_MAX", 0.5)
+    told = monitor_of(Server(["echo"], [TCP]), TCP, Registry())
+    async with told, asyncio.timeout(TIMEOUT_SECONDS):
+        reader, writer = await asyncio.open_connection(*told.endpoints[0].host_port())
+        while not (reader.at_eof() or writer.transport.is_closing()):
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "told"),
+    [
+        ("tcp://[::1]:9100", "http://[::1]:9100/metrics"),
+        ("tls+tcp://127.0.0.1:9100", "https://127.0.0.1:9100/metrics"),
+        ("unix:/run/my own.sock", "curl --unix-socket '/run/my own.sock' http://monitor/metrics"),
+    ],
+)
+def test_what_the_banner_says_can_be_pasted(endpoint: str, told: str):
+    assert url(Endpoint.parse(endpoint)) == told
 
 
 def test_the_numbers_are_those_of_the_server(watched: ServerProcess):

@@ -9,19 +9,21 @@ from __future__ import annotations
 import functools
 import os
 
+from kernel.errors import OptionError, StartError
 from kernel.framing.interface import Engine
 
 CHOICES = ("auto", "c", "python")
 
 
-class EngineUnavailableError(ImportError):
-    """The C engine was asked for by name, and its module isn't there."""
+class EngineUnavailableError(StartError, ImportError):
+    """The C engine was asked for by name, and its module isn't there; or it is there, and is another version's."""
 
 
 def engine(name: str | Engine | None = None) -> Engine:
     """The engine called "c" or "python"; "auto" is C where there is one, None the default.
 
-    Raises EngineUnavailableError for "c" where the C module was not built, ValueError for an unknown name.
+    Raises EngineUnavailableError for "c" where the C module was not built, and for "auto", too, where it is of another
+    version than the rest; ValueError for an unknown name (OptionError for one in the environment).
     """
     if isinstance(name, Engine):
         return name
@@ -37,7 +39,7 @@ def engine_name() -> str:
 def _default() -> Engine:
     name = os.environ.get("KERNEL_FRAMING") or "auto"
     if name not in CHOICES:
-        raise ValueError(f"KERNEL_FRAMING is {name!r}, it must be one of {', '.join(CHOICES)}")
+        raise OptionError(f"KERNEL_FRAMING is {name!r}, it must be one of {', '.join(CHOICES)}")
     return _named(name)
 
 
@@ -56,6 +58,11 @@ def _named(name: str) -> Engine:
                     f"the C framing engine is not available ({error}); "
                     "install with a C compiler at hand, or set KERNEL_FRAMING=python"
                 ) from None
+        except AttributeError as error:  # no reason to go on slowly and silently: one half of an installation is old
+            raise EngineUnavailableError(
+                f"the C framing module is not of this kernel's version ({error}); "
+                "install the kernel again (in a checkout: ./dev setup), or set KERNEL_FRAMING=python"
+            ) from None
     from kernel.framing.pure import ENGINE as PURE
 
     return PURE

@@ -8,6 +8,15 @@ import pytest
 
 from kernel import framing
 
+OLD_MODULE = """
+import importlib.machinery
+class Old:
+    def __init__(self, *arguments): pass
+    def create_module(self, spec): return None
+    def exec_module(self, module): pass
+importlib.machinery.ExtensionFileLoader = Old
+"""
+
 
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "KERNEL_FRAMING"} | variables
@@ -50,6 +59,31 @@ def test_a_missing_c_engine_is_no_secret_when_asked_for_by_name():
     assert "KERNEL_FRAMING=python" in last
     result = run(hidden + "from kernel import framing; print(framing.engine_name())")
     assert (result.stdout, result.stderr) == ("python\n", "")
+
+
+def test_a_c_module_of_another_version_is_named_and_not_passed_over():
+    pytest.importorskip("kernel.framing.native", exc_type=ImportError)
+    for value in ("auto", "c"):
+        result = run(OLD_MODULE + "import kernel.framing", KERNEL_FRAMING=value)
+        last = result.stderr.strip().splitlines()[-1]
+        assert "EngineUnavailableError: the C framing module is not of this kernel's version" in last
+        assert "./dev setup" in last
+    result = run(OLD_MODULE + "from kernel import framing; print(framing.engine_name())", KERNEL_FRAMING="python")
+    assert (result.stdout, result.stderr) == ("python\n", "")
+
+
+def test_what_is_wrong_with_the_engine_is_no_fault_of_the_program():
+    """A person at the command line reads one line that says what to do."""
+    pytest.importorskip("kernel.framing.native", exc_type=ImportError)
+    for value, code in (("rust", 2), ("c", 3)):
+        result = run(
+            OLD_MODULE + "import sys\nfrom kernel.cli.root import run; sys.exit(run(['--version']))",
+            KERNEL_FRAMING=value,
+        )
+        assert (result.returncode, result.stdout) == (code, "")
+        assert result.stderr.startswith("kernel: error: ")
+        assert len(result.stderr.splitlines()) == 1
+        assert "please report it" not in result.stderr
 
 
 def test_an_unknown_engine_is_refused():

@@ -320,12 +320,13 @@ class Upload:
     def commit(self) -> Stored:
         put, directory = self._put, -1
         with _told(put.path):
+            replaced = self._store._replaced(self._parts, put.policy)
             directory = self._store.root.open_directory(self._parts[:-1])
             try:
                 name = self.partial.commit(directory, self._parts[-1], put.policy, put.mode, put.mtime_ns)
             finally:
                 os.close(directory)
-        self._reservation.keep(self.partial.size)
+        self._reservation.keep(self.partial.size, replaced)
         return Stored(b"/".join([*self._parts[:-1], name]), self.partial.digest)
 
     def end(self, *, keep: bool) -> None:
@@ -382,10 +383,11 @@ class _Batch:
             store.check_size(file.path, len(file.data))
             if not self._writer.is_in(parts[:-1]):
                 self._leave()
-            reservation = store.usage.reserve(len(file.data), store._replaced(parts, policy))
+            replaced = store._replaced(parts, policy)
+            reservation = store.usage.reserve(len(file.data), replaced)
             try:
                 name = self._writer.store(parts, file.data, policy, file.mode, file.mtime_ns)
-                reservation.keep(len(file.data))
+                reservation.keep(len(file.data), replaced)
             finally:
                 reservation.release()
             return Stored(b"/".join([*parts[:-1], name]), sums.small_digest(file.sum, len(file.data)))

@@ -72,16 +72,16 @@ class Usage:
         """
         if disk is not None and nbytes:
             self._ask(disk, nbytes, present)
-        freed = replaced.st_size if replaced is not None else 0
+        freed, fewer = _counted(replaced)
         with self._lock:
             taken = self._unfinished.get(unfinished)
             more = nbytes - (taken or 0)
             files = 0 if taken is not None else 1
-            self._check(more - freed, files - (1 if replaced is not None else 0))
+            self._check(more - freed, files - fewer)
             self._unfinished.pop(unfinished, None)
             self.nbytes += more
             self.files += files
-        return Reservation(self, nbytes, freed, replaced is not None, unfinished, taken)
+        return Reservation(self, nbytes, unfinished, taken)
 
     def _ask(self, disk: int, nbytes: int, present: int) -> None:
         status = os.fstatvfs(disk)
@@ -109,9 +109,10 @@ class Usage:
             self._check(nbytes, 0)
             self.nbytes += nbytes
 
-    def removed(self, status: os.stat_result) -> None:
-        if stat.S_ISREG(status.st_mode):
-            self.change(-status.st_size, -1)
+    def removed(self, status: os.stat_result | None) -> None:
+        """This is gone; None: nothing is."""
+        nbytes, files = _counted(status)
+        self.change(-nbytes, -files)
 
     def left(self, name: bytes, nbytes: int) -> None:
         """An upload is over, and so much of it waits for its next attempt, already counted."""
@@ -127,16 +128,17 @@ class Usage:
                 self.files -= 1
 
 
+def _counted(status: os.stat_result | None) -> tuple[int, int]:
+    """For how many bytes and files it counts: regular files do."""
+    return (status.st_size, 1) if status is not None and stat.S_ISREG(status.st_mode) else (0, 0)
+
+
 class Reservation:
     """Room that was taken for one file: `keep` it when the file is stored, else `release` gives it back."""
 
-    def __init__(
-        self, usage: Usage, nbytes: int, freed: int, replaces: bool, unfinished: bytes, taken: int | None
-    ) -> None:
+    def __init__(self, usage: Usage, nbytes: int, unfinished: bytes, taken: int | None) -> None:
         self._usage = usage
         self._nbytes = nbytes
-        self._freed = freed
-        self._replaces = replaces
         self._unfinished = unfinished
         self._taken = taken
         self._open = True
@@ -147,10 +149,12 @@ class Reservation:
             self._usage.grow(nbytes - self._nbytes)
             self._nbytes = nbytes
 
-    def keep(self, nbytes: int) -> None:
+    def keep(self, nbytes: int, replaced: os.stat_result | None) -> None:
+        """It is stored; `replaced` is what had its name at the end, which need not be what had it at the start."""
         if self._open:
             self._open = False
-            self._usage.change(nbytes - self._nbytes - self._freed, -1 if self._replaces else 0)
+            self._usage.change(nbytes - self._nbytes, 0)
+            self._usage.removed(replaced)
 
     def undo(self) -> None:
         """Nothing was done: all is as before."""

@@ -22,10 +22,23 @@ from kernel import ChannelClosed, Code, Peer, Principal
 from kernel.plugins.file import client as client_module, partial
 from kernel.plugins.file.client import FileClient, open_local
 from kernel.plugins.file.errors import FileError
-from kernel.plugins.file.messages import Entries, Entry, Failed, Get, Message, Put, Ready, Source, Start, Stat
+from kernel.plugins.file.messages import (
+    End,
+    Entries,
+    Entry,
+    Failed,
+    Get,
+    Message,
+    Put,
+    Ready,
+    Source,
+    Start,
+    Stat,
+    Stored,
+)
 from kernel.plugins.file.places import Places
 from kernel.plugins.file.source import Source as FileSource
-from kernel.plugins.file.sums import BLOCK_BYTES, block_sum
+from kernel.plugins.file.sums import BLOCK_BYTES, block_sum, digest
 from kernel.plugins.file.threads import Ahead
 from kernel.plugins.file.wire import Wire
 
@@ -299,6 +312,30 @@ async def test_what_is_renamed_and_not_synced_is_no_unfinished_upload(
             assert failed.value.kind == "full"
         assert unfinished(root) == []
         await files.put(tmp_path / "local", b"2")
+
+
+async def test_what_is_gone_before_it_is_replaced_is_not_given_back_twice(serving: Serving, root: Path, tmp_path: Path):
+    """Else a client makes room by removing what it is about to replace, again and again."""
+    (tmp_path / "local").write_bytes(BLOCK * 2)
+    options = f"writable=1&overwrite=1&total_bytes_max={5 * BLOCK_BYTES}"
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        serving(options) as endpoint,
+        FileClient(endpoint) as files,
+        Hand(endpoint) as hand,
+    ):
+        await files.put(tmp_path / "local", b"x")
+        hand.say(Put(b"x", 2 * BLOCK_BYTES, 1, 0o644, "replace"))
+        await hand.wire.expect(Ready)
+        await files.remove(b"x")
+        hand.say(Start(0))
+        for index in range(2):
+            hand.block(index, BLOCK)
+        hand.say(End(2 * BLOCK_BYTES, digest(block_sum([BLOCK]) * 2, 2 * BLOCK_BYTES)))
+        await hand.wire.expect(Stored)
+        (tmp_path / "local").write_bytes(BLOCK * 4)
+        with pytest.raises(FileError, match="2097152 bytes are stored"):
+            await files.put(tmp_path / "local", b"y")
 
 
 # --- cancelled -----------------------------------------------------------------------------------------------------

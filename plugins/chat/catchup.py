@@ -19,15 +19,18 @@ class CatchUp:
     Attributes:
         last_id: of the last message that was handed on.
         missing: pages are under way.
+        asked: the number of the request for the next one.
     """
 
     last_id: int = 0
     missing: bool = False
+    asked: int = 0
     _held: list[Seen] = field(default_factory=list)
 
-    def begin(self) -> None:
+    def begin(self, asked: int) -> None:
         """The connection is a new one: what follows `last_id` is asked for."""
         self.missing = True
+        self.asked = asked
         self._held = []
 
     def said(self, event: Seen) -> list[Seen]:

@@ -8,7 +8,8 @@
 
 When the connection is lost it is made again, after a while that grows; rooms are joined again from the last message
 that was seen, and what was not answered is said again under its old number, which the server takes once. So nothing is
-missed and nothing comes twice. What nobody answers for `give_up_seconds` is reported as not delivered.
+missed and nothing comes twice. What nobody answers for `give_up_seconds` is reported as not delivered. A room that
+cannot be had again is left: a `Failed` among the events says why.
 """
 
 from __future__ import annotations
@@ -324,8 +325,8 @@ class ChatClient:
         self.welcome, self.nick = welcome, welcome.nick
         self._emit(Connected(nick=welcome.nick, again=again))
         for room, joined in self._rooms.items():
-            joined.begin()
             self._n += 1
+            joined.begin(self._n)
             line.send([encode(Join(n=self._n, room=room, since=joined.last_id))])
         line.send([encode(pending.request) for pending in self._pending.values()])
 
@@ -442,6 +443,7 @@ class ChatClient:
         pending = self._pending.get(getattr(event, "n", 0))
         if pending is None or pending.answer.done():
             if isinstance(event, Failed):
+                self._out_of_room(event.n)
                 self._emit(event)
         elif isinstance(event, Failed):
             pending.answer.set_exception(RequestFailed(event.code, event.reason))
@@ -476,6 +478,13 @@ class ChatClient:
             self._n += 1
             self._line.send([encode(Who(n=self._n, room=room, after=nicks[-1]))])
 
+    def _out_of_room(self, n: int) -> None:
+        """What we missed of a room cannot be had: we are not in it any longer."""
+        for room, joined in list(self._rooms.items()):
+            if joined.missing and joined.asked == n != 0:
+                del self._rooms[room]
+                self.people.pop(room, None)
+
     def _is_catch_up(self, event: Page) -> bool:
         joined = self._rooms.get(event.room)
         return joined is not None and joined.missing and event.n not in self._pending
@@ -486,6 +495,7 @@ class ChatClient:
         self._emit_all(joined.page(messages, more=more))
         if joined.missing and self._line is not None:
             self._n += 1
+            joined.asked = self._n
             self._line.send(
                 [encode(History(n=self._n, room=room, after=joined.last_id, count=protocol.PAGE_MESSAGES_MAX))]
             )

@@ -222,8 +222,8 @@ class Chat(Service, Hub):
         try:
             await self._welcome(seat, guest, request, resumed=resumed)
         except Exception:
+            # What he is told meanwhile stays in it, too: nobody who has seen it would ask for what comes before.
             self.context.log.exception("a mailbox cannot be read")
-            seat.fail_join(MAILBOX)
             reason = "the server cannot read what you were told: its log says why"
             seat.reply(Failed(n=request.n, code="internal", reason=reason))
             seat.leave()

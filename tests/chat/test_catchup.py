@@ -21,7 +21,7 @@ def test_what_is_said_is_handed_on_once() -> None:
 
 def test_what_is_said_meanwhile_waits_behind_the_pages() -> None:
     room = CatchUp(5)
-    room.begin()
+    room.begin(1)
     assert [ids(room.said(*said(number))) for number in (20, 30)] == [[], []]
     assert (ids(room.page(said(5, 6, 7), more=True)), room.missing) == ([6, 7], True)
     assert (ids(room.page(said(8, 20), more=False)), room.missing) == ([8, 20, 30], False)
@@ -36,8 +36,8 @@ def test_an_empty_page_is_the_last_one() -> None:
 
 def test_a_connection_that_is_lost_again_begins_again() -> None:
     room = CatchUp(5)
-    room.begin()
+    room.begin(1)
     room.said(*said(20))
     room.page(said(6), more=True)
-    room.begin()
+    room.begin(1)
     assert ids(room.page(said(6, 7, 20), more=False)) == [7, 20]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from kernel import Code, OptionError, Server
-from kernel.plugins.chat import store
+from kernel.plugins.chat import service, store
 from kernel.plugins.chat.client import ChatClient, RequestFailed
-from kernel.plugins.chat.protocol import Notice, Presence, Renamed, Said, Told, TopicSet
+from kernel.plugins.chat.protocol import Failed, Notice, Presence, Renamed, Said, Told, TopicSet
 from kernel.plugins.chat.store import Store
 
 from .conftest import MakePlace, Person, Place
@@ -510,3 +510,59 @@ async def test_who_leaves_and_comes_back_at_once_is_there(serve: MakePlace) -> N
     await bob.client.say("lobby", "here I am")
     await ada.until(lambda ada: ada.texts())
     assert list(ada.client.people["lobby"]) == ["ada", "bob"]
+
+
+def cut(person: Person) -> None:
+    """His connection is lost."""
+    line = person.client._line
+    assert line is not None
+    line.channel.reset(Code.LOST, "cut")
+
+
+async def test_a_room_that_cannot_be_had_again_is_left_and_can_be_joined(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob")
+    page = place.chat.backplane.page
+
+    async def broken(log: str, **named: Any) -> Any:
+        if log == "lobby":
+            raise OSError("the disk is broken")
+        return await page(log, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place.chat.backplane, "page", broken)
+        cut(ada)
+        await ada.until(lambda ada: ada.of(Failed))
+    assert "lobby" not in ada.client.people
+    await ada.client.join("lobby")
+    await bob.client.say("lobby", "hello")
+    await ada.until(lambda ada: ada.texts() == ["hello"])
+
+
+async def test_a_mailbox_that_cannot_be_read_to_its_end_loses_nothing(
+    serve: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_TOLD_MAX", 1)
+    place = await serve()
+    ada, bob = await place.person("ada"), await place.person("bob")
+    for text in ("one", "two"):
+        await bob.client.tell("ada", text)
+    await ada.until(lambda ada: len(ada.of(Told)) == 2)
+    ada.seen.clear()
+    page, failures = place.chat.backplane.page, 0
+
+    async def broken(log: str, **named: Any) -> Any:
+        nonlocal failures
+        if log.startswith("@") and named["after"] and not failures:
+            failures += 1
+            await bob.client.tell("ada", "three")
+            raise OSError("the disk is broken")
+        return await page(log, **named)
+
+    monkeypatch.setattr(place.chat.backplane, "page", broken)
+    ada.client._told_id = 0
+    cut(ada)
+    await ada.until(lambda ada: [told.text for told in ada.of(Told)] == ["one", "two", "three"])
+    assert failures == 1

@@ -89,6 +89,34 @@ def test_a_transport_says_what_it_gives(kernel: Run):
     ].items()
 
 
+def test_a_framing_says_what_it_keeps(kernel: Run):
+    _, [found] = info(kernel, "line")
+    assert (found["kind"], found["api_version"], found["distribution"]) == ("framing", 1, "transport-kernel")
+    assert (found["channels"], found["keeps_messages"]) == (False, True)
+    assert found["options"][0] == {
+        "name": "line_bytes_max",
+        "type": "int",
+        "default": "65536",
+        "help": "longest line, its end not counted",
+    }
+    _, [found] = info(kernel, "knl")
+    assert found["channels"] is True
+    _, [found] = info(kernel, "raw")
+    assert (found["keeps_messages"], found["options"]) == (False, [])
+
+
+def test_a_layer_and_a_command_say_what_they_are(kernel: Run):
+    _, [found] = info(kernel, "chaos")
+    assert found["kind"] == "layer"
+    assert {"name", "type", "default", "help"} == set(found["options"][0])
+    assert {"loss", "seed"} <= {option["name"] for option in found["options"]}
+    _, [found] = info(kernel, "echo", "--kind", "command")
+    assert (found["kind"], found["refused"]) == ("command", None)
+    assert found["help"]
+    assert found["version"]
+    assert Path(found["path"]).exists()
+
+
 @pytest.mark.parametrize("name", ["tcp", "unix", "fd", "sim", "tls", "chaos", "knl", "raw", "line", "length", "echo"])
 def test_every_builtin_explains_itself_and_each_of_its_options(kernel: Run, name: str):
     code, found = info(kernel, name)

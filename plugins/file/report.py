@@ -138,6 +138,7 @@ def as_json(outcome: Outcome, seconds: float, error: Exception | None) -> str:
                 for failure in outcome.failures
             ],
             "skipped": [_text(skipped.path) for skipped in outcome.skipped],
+            "omitted": outcome.omitted,
             "bytes": outcome.nbytes,
             "moved": outcome.moved_bytes,
             "seconds": round(seconds, 6),

@@ -18,6 +18,8 @@ import pytest
 from file.conftest import KERNEL, Run
 from server_process import ServerProcess
 
+from kernel.plugins.file import report, transfer
+
 KIB = 1024
 PIPE_BYTES = 64 * KIB
 
@@ -313,3 +315,11 @@ def test_a_directory_that_cannot_be_made_takes_no_other_with_it(
     assert "b" in failed[0]
     assert sorted(os.listdir(there)) == names
     assert [(there / name).stat().st_mtime for name in names if name != "b"] == [1, 1, 1]
+
+
+def test_json_says_how_much_was_left_out():
+    outcome = transfer.Outcome()
+    for number in range(10_003):
+        outcome.failed(transfer.Skipped(b"%d" % number, "io", "it failed"))
+    told = json.loads(report.as_json(outcome, 1.0, None))
+    assert (len(told["failed"]), told["omitted"]) == (10_000, 3)

@@ -82,9 +82,10 @@ class Answer:
         if kind == Kind.STARTED:
             self._tell(END_OF_STDIN)
         elif kind in (Kind.STDOUT, Kind.STDERR):
-            (self.out if kind == Kind.STDOUT else self.err).extend(body)
+            room = _ANSWER_BYTES_MAX - len(self.out) - len(self.err)
+            (self.out if kind == Kind.STDOUT else self.err).extend(body[:room])
             self._tell(credit(Kind(kind), len(body)))
-            if len(self.out) + len(self.err) > _ANSWER_BYTES_MAX and self._session is not None:
+            if len(body) > room and self._session is not None:  # it may write on for a while, before it is killed
                 self._session.end(f"its answer is longer than {_ANSWER_BYTES_MAX:,} bytes")
         elif kind == Kind.EXIT:
             how = Exit.decode(message)

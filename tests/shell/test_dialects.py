@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel import NeedsCapability, Server
+from kernel import MIB, NeedsCapability, Server
 from kernel.plugins.shell import dialects
+from kernel.plugins.shell.protocol import Kind
 
 from .conftest import Serve
 from .local import MARK, PATIENCE_SECONDS, marked, until
@@ -130,3 +131,10 @@ async def test_a_client_that_only_finishes_still_gets_its_answer(tmp_path: Path,
         await until(lambda: not server.channels)
         writer.close()
         await writer.wait_closed()
+
+
+def test_an_answer_that_is_too_long_is_kept_no_further():
+    answer = dialects.Answer(dialects.Dialogue(None), directory=False)  # type: ignore[arg-type]
+    for kind in (Kind.STDOUT, Kind.STDERR) * 8:
+        answer.send(bytes([kind]) + bytes(MIB))
+    assert len(answer.out) + len(answer.err) == 4 * MIB

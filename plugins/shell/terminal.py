@@ -44,12 +44,14 @@ async def run(endpoint: str, request: Request, keys: Keyring | None, view: View 
     session = _Session(endpoint, request, keys, view)
     console = session.console
     try:
-        with session.signals():
-            console.enter_raw()
-            return await session.hold()
+        with session.signals():  # while they are ours, none ends us before the terminal is restored
+            try:
+                console.enter_raw()
+                return await session.hold()
+            finally:
+                console.restore()
     finally:
         session.close()
-        console.restore()
 
 
 class _Session:

@@ -15,6 +15,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from kernel import ChannelClosed, Code
+from kernel.plugins.shell import terminal
+from kernel.plugins.shell.console import Console
+from kernel.plugins.shell.protocol import Request
+
 from .conftest import KERNEL, PATIENCE_SECONDS, Run, Serve
 from .local import stat
 from .relay import Relay
@@ -261,3 +266,17 @@ def test_without_permission_there_is_no_terminal(open_terminal: Open, serve: Ser
 def test_control_characters_of_a_plain_command_do_not_reach_a_terminal(open_terminal: Open, endpoint: str):
     child = open_terminal(endpoint, "--", "printf", r"a\033]0;x\007b\r\nc\302\233d\t\377\n")
     child.expect_exact(b"a\\x1b]0;x\\x07b\r\nc\\x9bd\t\\xff\r\n")
+
+
+async def test_our_terminal_is_restored_before_signals_can_end_us(monkeypatch: pytest.MonkeyPatch):
+    handlers: list[object] = []
+
+    async def fail(_: object) -> int:
+        raise ChannelClosed(Code.LOST, "cut")
+
+    monkeypatch.setattr(terminal._Session, "hold", fail)
+    monkeypatch.setattr(Console, "restore", lambda _: handlers.append(signal.getsignal(signal.SIGTERM)))
+    with pytest.raises(ChannelClosed):
+        await terminal.run("unix:nowhere", Request([]), None, None)
+    assert handlers
+    assert signal.SIG_DFL not in handlers

@@ -85,14 +85,14 @@ if hasattr(select, "epoll"):
                 return []
             readers = self._readers
             self._gone.clear()
-            ready: Ready = []
+            rest: list[tuple[int, int]] = []
             for fd, event in found:
                 if event != select.EPOLLOUT and fd in readers:
                     self._call(fd)
                     event &= ~select.EPOLLIN
                 if event:  # for a writer, or nobody short of asyncio reads here
-                    self._add_ready(ready, fd, event)
-            return ready
+                    rest.append((fd, event))
+            return self._ready(rest) if rest else []
 
         def _call(self, fd: int) -> None:
             run, reader = self._readers[fd]
@@ -103,12 +103,17 @@ if hasattr(select, "epoll"):
             except BaseException as error:
                 self._failed(error)
 
-        def _add_ready(self, ready: Ready, fd: int, event: int) -> None:
-            key = None if fd in self._gone else self.get_map().get(fd)  # None: somebody has closed it meanwhile
-            if key is not None:
-                events = selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
-                events |= selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0
-                ready.append((key, events & key.events))
+        def _ready(self, rest: list[tuple[int, int]]) -> Ready:
+            """asyncio's part, as it is registered after our readers: a handle that one of them has cancelled would make
+            asyncio remove what has come in its place."""
+            ready: Ready = []
+            for fd, event in rest:
+                key = None if fd in self._gone else self.get_map().get(fd)
+                if key is not None:
+                    events = selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
+                    events |= selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0
+                    ready.append((key, events & key.events))
+            return ready
 
         def close(self) -> None:
             self._readers.clear()

@@ -221,6 +221,28 @@ class Echo(kernel.Service):
         channel.send_many(messages)
 
 
+def test_a_writer_that_a_reader_of_another_socket_adds_again_is_called(runner, pair):
+    ours, theirs = pair
+    called = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def again():
+            ours.recv(100)
+            loop.remove_writer(theirs)
+            loop.add_writer(theirs, called.append, "again")
+
+        loop.add_writer(theirs, called.append, "first")  # writable at once, and so found before the other
+        theirs.send(b"x")
+        watch(loop, ours.fileno(), again)
+        await until(lambda: "again" in called)
+        assert loop.remove_writer(theirs)
+        loop.remove_reader(ours.fileno())
+
+    runner.run(main())
+
+
 def test_a_number_that_a_reader_gives_to_another_socket_has_none_of_the_events_before(runner, pair):
     ours, theirs = pair
     full, unread = socket.socketpair()

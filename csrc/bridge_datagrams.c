@@ -239,8 +239,13 @@ static int send_group(batches *self, bridge_bytes *packets, int count, bool is_a
         filled++;
     }
     int sent = sendmmsg(self->fd, messages, (unsigned)filled, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0 && messages[0].msg_hdr.msg_iovlen > 1 && segments_refused(self, packets[0].size))
-        return send_group(self, packets, count, is_addressed);
+    size_t before = self->segment_bytes_max;
+    if (sent < 0 && messages[0].msg_hdr.msg_iovlen > 1 && segments_refused(self, packets[0].size)) {
+        int one_by_one = send_group(self, packets, count, is_addressed);
+        if (one_by_one < 0) /* it was not about the segments, as where the target has no port */
+            self->segment_bytes_max = before;
+        return one_by_one;
+    }
     for (int i = 0; i < sent; i++)
         packets_sent += (int)messages[i].msg_hdr.msg_iovlen;
     return sent < 0 ? -1 : packets_sent;

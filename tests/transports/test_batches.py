@@ -95,6 +95,32 @@ async def test_runs_of_packets_arrive_as_they_were_given(make, pair, sizes, refu
     assert received == packets
 
 
+@pytest.mark.skipif(engine().name != "c", reason="cuts no segments")
+async def test_a_target_that_cannot_be_takes_no_segments_from_the_others(pair):
+    bound, to = pair
+    if not _keeps_runs(bound):
+        pytest.skip("the system gives runs out one by one")
+    server = datagram_batches(to, connected=False)
+    nowhere = (to.getsockname()[0], 0, *to.getsockname()[2:])
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        server.send([b"x" * 100] * 4, 0, nowhere)
+    assert server.send([b"x" * 100] * 4, 0, bound.getsockname()) == 4
+    arrived(bound)
+    assert len(bound.recv(1000)) == 400
+
+
+UDP_GRO = 104
+
+
+def _keeps_runs(sock):
+    """From now on, if true, what arrives in one run is read as one."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
 async def test_sources_are_told_apart(make, pair):
     bound, first = pair
     server = make(bound, connected=False)

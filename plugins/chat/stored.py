@@ -50,6 +50,8 @@ class StoredBackplane(Backplane):
         return await self._threads.read(lambda store: store.page(log, after=after, before=before, count=count))
 
     async def search(self, log: str, words: list[str], *, before: int | None = None, count: int) -> Found:
+        if before == 0:
+            return Found([])
         found = Found([], before or 0)
         for _ in range(_SEARCH_STEPS_MAX):
             found = await self._search_on(log, words, found, count)

@@ -566,3 +566,11 @@ async def test_a_mailbox_that_cannot_be_read_to_its_end_loses_nothing(
     cut(ada)
     await ada.until(lambda ada: [told.text for told in ada.of(Told)] == ["one", "two", "three"])
     assert failures == 1
+
+
+async def test_before_the_first_message_nothing_is_found(serve: MakePlace) -> None:
+    place = await serve()
+    ada = await place.person("ada")
+    await ada.client.say("lobby", "needle")
+    page = await ada.client.search("lobby", "needle", before=0)
+    assert (page.messages, page.before) == ([], 0)

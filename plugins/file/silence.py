@@ -29,20 +29,33 @@ def allowed(seconds: float, blocks: int) -> float:
 @contextlib.contextmanager
 def watching(peer: Listening, seconds: float, end: Callable[[], object]) -> Iterator[None]:
     """Call `end` once we have waited so long without a sign of life. Time in which we do not wait does not count."""
-    loop = asyncio.get_running_loop()
-    heard, since = peer.pieces, loop.time()
-    timer = loop.call_later(seconds / _LOOKS_PER_PATIENCE, lambda: look())
-
-    def look() -> None:
-        nonlocal heard, since, timer
-        if not peer.waiting or peer.pieces != heard:
-            heard, since = peer.pieces, loop.time()
-        if loop.time() - since >= seconds:
-            end()
-        else:
-            timer = loop.call_later(seconds / _LOOKS_PER_PATIENCE, look)
-
+    watch = _Watch(peer, seconds, end)
+    watch.wait()
     try:
         yield
     finally:
-        timer.cancel()
+        watch.timer.cancel()
+
+
+class _Watch:
+    """Looks now and then. Its timer, once cancelled, lets go of it: no cycle keeps the blocks of a dead channel."""
+
+    def __init__(self, peer: Listening, seconds: float, end: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._peer = peer
+        self._seconds = seconds
+        self._end = end
+        self._heard, self._since = peer.pieces, self._loop.time()
+        self.timer: asyncio.TimerHandle
+
+    def wait(self) -> None:
+        self.timer = self._loop.call_later(self._seconds / _LOOKS_PER_PATIENCE, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if not self._peer.waiting or self._peer.pieces != self._heard:
+            self._heard, self._since = self._peer.pieces, now
+        if now - self._since >= self._seconds:
+            self._end()
+        else:
+            self.wait()

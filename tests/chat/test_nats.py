@@ -211,10 +211,10 @@ async def test_while_a_mirror_cannot_be_written_messages_wait_and_none_is_lost(
         await ada.client.tell("bob", "psst")
         await ada.until(lambda ada: ada.texts() == ["before", *texts])
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while failures < 3:  # noqa: ASYNC110  # the store is in another thread
+            # The store fails in another thread: what it could not keep is dropped a moment later.
+            while failures < 3 or other.chat.backplane._arrived:  # type: ignore[attr-defined]  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert bob.texts() == ["before"]
-        assert not other.chat.backplane._arrived  # type: ignore[attr-defined]
     for person in (bob, eve):
         await person.until(lambda person: person.texts() == ["before", *texts], DEADLINE_SECONDS)
     await bob.until(lambda bob: bob.of(Told))

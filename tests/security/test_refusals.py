@@ -186,8 +186,9 @@ FOREIGN = {
 }
 
 
-def visit(place: Place, name: str, said: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Say it and read to the end; what the server says, and what it logs."""
+def visit(place: Place, name: str, said: bytes, words: str = "") -> tuple[bytes, dict[str, Any]]:
+    """Say it and read to the end; what the server says, and what it logs. A visitor of the UNIX socket has no name of
+    its own there, and who came before may be logged after it: it is known by `words`."""
     if name == "unix":
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(place.endpoint(name).removeprefix("unix:"))
@@ -195,13 +196,13 @@ def visit(place: Place, name: str, said: bytes) -> tuple[bytes, dict[str, Any]]:
         sock = socket.create_connection(address_of(place.endpoint(name)))
     sock.settimeout(TIMEOUT_SECONDS)
     with sock:
-        peer = "unix" if name == "unix" else f"127.0.0.1:{sock.getsockname()[1]}"
+        peer = "" if name == "unix" else f"127.0.0.1:{sock.getsockname()[1]}"
         sock.sendall(said)
         heard = b""
         with contextlib.suppress(ConnectionResetError):
             while more := sock.recv(4096):
                 heard += more
-    record = place.logged('"a connection ended"' if name == "unix" else f'"a connection ended", "peer": "{peer}"')
+    record = place.logged(words if name == "unix" else f'"a connection ended", "peer": "{peer}"')
     return heard, record
 
 
@@ -209,7 +210,7 @@ def visit(place: Place, name: str, said: bytes) -> tuple[bytes, dict[str, Any]]:
 @pytest.mark.parametrize("protocol", list(FOREIGN))
 def test_wrong_first_bytes_are_explained_to_both_sides(place: Place, name: str, protocol: str):
     said, code, words = FOREIGN[protocol]
-    heard, record = visit(place, name, said)
+    heard, record = visit(place, name, said, words)
     last = hostile.split_preface(heard)[-1]
     assert last.kind == hostile.ERROR
     assert words in last.reason

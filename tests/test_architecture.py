@@ -17,6 +17,8 @@ import pytest
 
 import kernel
 
+pytestmark = pytest.mark.any_engine
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"kernel": "kernel", "transports": "kernel.transports", "plugins": "kernel.plugins"}
 PROTOCOL = ("kernel.auth", "kernel.framing", "kernel.session", "kernel.datagram")

@@ -14,6 +14,8 @@ from documents import ROOT, blocks
 from kernel import KIB, MIB, Limits
 from kernel.config import Layer, Settings, merge
 
+pytestmark = pytest.mark.any_engine
+
 
 def run(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -11,6 +11,8 @@ import pytest
 
 import kernel
 
+pytestmark = pytest.mark.any_engine
+
 ROOT = Path(__file__).parent.parent
 
 

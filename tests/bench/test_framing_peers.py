@@ -15,6 +15,8 @@ from benchmarks import framing as comparison, reference_extension
 from kernel import framing
 from kernel.bench.framing import Case, Result
 
+pytestmark = pytest.mark.any_engine
+
 ROOT = Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 

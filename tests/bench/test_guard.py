@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.guard import __main__ as guard
 
+pytestmark = pytest.mark.any_engine
+
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="no valgrind here")
 

@@ -9,6 +9,8 @@ import pytest
 
 from kernel.bench.plot import Bar, Chart, Panel, Series, bar_panels, byte_size, line_charts, quantity
 
+pytestmark = pytest.mark.any_engine
+
 
 @pytest.mark.parametrize(
     ("value", "text"),

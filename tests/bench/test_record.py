@@ -11,6 +11,8 @@ from benchmarks.echo import Plan
 from benchmarks.report import Report, markdown
 from benchmarks.servers import SERVERS
 
+pytestmark = pytest.mark.any_engine
+
 ROWS = [["target", "wanted"], ["a / b", "1.0"]]
 
 

@@ -14,6 +14,8 @@ from distributions import install
 
 from kernel.cli import root
 
+pytestmark = pytest.mark.any_engine
+
 KINDS = ("transport", "service", "framing")
 NO_NAME = "is no name for a plugin: write small letters, digits and hyphens, like my-framing"
 TAKEN = "waving exists already: take another name, or add --directory DIRECTORY"

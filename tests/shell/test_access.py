@@ -14,6 +14,8 @@ from kernel.plugins.shell.templates import Mismatch, Template, choose
 
 from .conftest import Run, Serve
 
+pytestmark = pytest.mark.any_engine
+
 
 async def test_nobody_is_served_unknown_on_loopback_either():
     with pytest.raises(NeedsCapability, match="for peers that prove who they are") as caught:

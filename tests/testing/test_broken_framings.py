@@ -11,6 +11,8 @@ import pytest
 from kernel.framing import Buffer, DecodeError, EncodeError, SimpleDecoder
 from kernel.testing import FramingSuite, Outcomes, run_checks
 
+pytestmark = pytest.mark.any_engine
+
 FAULTS: list[tuple[str, type]] = []
 
 

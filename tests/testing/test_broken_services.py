@@ -16,6 +16,8 @@ import pytest
 from kernel import Channel, ChannelClosed, Code, Dialect, Service
 from kernel.testing import ServiceSuite, run_checks
 
+pytestmark = pytest.mark.any_engine
+
 FAULTS: list[tuple[str, type[Service]]] = []
 
 

@@ -16,6 +16,8 @@ from kernel import Acceptor, Buffer, Capabilities, Connection, DialError, Endpoi
 from kernel.registry import Registry
 from kernel.testing import LocalRegistry, Outcome, TransportSuite, run_checks
 
+pytestmark = pytest.mark.any_engine
+
 Fault = type[Relay] | type[RelayLayer]
 FAULTS: list[tuple[str, Fault]] = []
 

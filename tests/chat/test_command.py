@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,14 @@ class Pipe:
 
     def until(self, text: str) -> str:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if text in line:
-                return line
+        guard = threading.Timer(TIMEOUT_SECONDS, self.process.kill)
+        guard.start()
+        try:
+            for line in self.process.stdout:
+                if text in line:
+                    return line
+        finally:
+            guard.cancel()
         raise AssertionError(f"'{text}' did not come: {self.end()}")
 
     def end(self) -> tuple[int, str, str]:
@@ -117,9 +124,10 @@ for event in map(json.loads, bot.stdout):
     ]
     process = subprocess.Popen(command, env=ENVIRON)
     try:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while '"bot"' not in json.dumps(who(endpoints[0], "bots")):
+            assert time.monotonic() < deadline
         person = start(endpoints[0], "--nick", "tester", "--room", "bots")
-        if '"bot"' not in json.dumps(who(endpoints[0], "bots")):
-            person.until("bot joined")
         person.write("!ping")
         assert person.until("<bot>").endswith("#bots <bot> pong\n")
     finally:
